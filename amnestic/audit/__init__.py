@@ -1,0 +1,1 @@
+"""Does the model replicate? Drawing images and scoring them against references."""

@@ -1,0 +1,241 @@
+"""The run folder: what is written where, atomically, and what is still missing.
+
+```
+RUN/
+├── manifest.json            what the run is (settings, provenance); settings never change
+├── events.jsonl             what happened when
+├── samples.parquet          a row per prompt and seed
+├── matches.parquet          a row per prompt and seed: scores against the references
+├── images/PROMPT/SEED.png
+├── records/STAGE-DIGEST/    record.json and tensors.safetensors
+├── summary.json
+└── report.html
+```
+"""
+
+import json
+import os
+import platform
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amnestic.core.errors import InputError, StoreError
+from amnestic.core.records import SCHEMA, MethodSpec, Unit, digest, plain
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    partial.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any plain data
+    """Write plain data as readable JSON, atomically."""
+    write_atomically(path, json.dumps(plain(value), indent=2, sort_keys=False, ensure_ascii=False) + "\n")
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, machine and time: what a third party needs to repeat the run."""
+    packages = ("amnestic", "torch", "diffusers", "transformers", "accelerate", "open_clip_torch")
+    return {
+        "utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: version(name) for name in packages},
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What one stage left behind.
+
+    Attributes:
+        stage: Name of the stage.
+        made_by: The method with its parameters.
+        parents: Digests of what it was computed from.
+        data: Plain results.
+        tensors: Larger results.
+    """
+
+    stage: str
+    made_by: MethodSpec
+    parents: tuple[str, ...]
+    data: Mapping[str, Any]
+    tensors: Mapping[str, "Tensor"]
+
+    @property
+    def id(self) -> str:
+        """Identity: stage, method and parents; not what came out."""
+        return record_id(self.stage, self.made_by, self.parents)
+
+
+def record_id(stage: str, made_by: MethodSpec, parents: Sequence[str]) -> str:
+    """Folder name of a record, known before it is computed."""
+    return f"{stage}-{digest(stage, made_by, list(parents), SCHEMA)[:12]}"
+
+
+class Run:
+    """A run folder that refuses to mix settings."""
+
+    def __init__(self, folder: Path) -> None:
+        """Name a folder; nothing is read or written yet."""
+        self.folder = folder
+
+    @classmethod
+    def start(cls, folder: Path, settings: Mapping[str, Any]) -> "Run":
+        """Open a run for these settings: a new folder, or one that was made with the same.
+
+        Args:
+            folder: The run folder.
+            settings: Everything that decides the results; not batch size, device or processes.
+
+        Returns:
+            The run, ready to continue.
+
+        Raises:
+            StoreError: If the folder holds a run made with other settings, or something else.
+        """
+        run, wanted = cls(folder), plain(settings)
+        if run.manifest_file.exists():
+            run._require_same(run.manifest()["settings"], wanted)
+            return run
+        if folder.exists() and any(folder.iterdir()):
+            raise StoreError(f"{folder} is not empty and holds no run; give another --out or empty it")
+        content = {"schema": SCHEMA, "settings": wanted, "digest": digest(wanted), "provenance": provenance()}
+        write_json(run.manifest_file, content)
+        return run
+
+    @classmethod
+    def open(cls, folder: Path) -> "Run":
+        """Open an existing run.
+
+        Raises:
+            StoreError: If the folder holds no run, or one of another schema.
+        """
+        run = cls(folder)
+        if not run.manifest_file.exists():
+            raise StoreError(f"{folder} holds no run (no manifest.json); give the folder named by --out")
+        run.manifest()
+        return run
+
+    @property
+    def manifest_file(self) -> Path:
+        """Where the run says what it is."""
+        return self.folder / "manifest.json"
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest, checked for its schema.
+
+        Raises:
+            StoreError: If it cannot be read or was written by another schema.
+        """
+        try:
+            content: dict[str, Any] = json.loads(self.manifest_file.read_text())
+        except ValueError as error:
+            raise StoreError(f"{self.manifest_file} is not JSON ({error}); the run cannot be continued") from error
+        if content.get("schema") != SCHEMA:
+            raise StoreError(
+                f"{self.folder} was written with schema {content.get('schema')}, this version reads {SCHEMA}; "
+                "use the version of amnestic named in its manifest, or start another run"
+            )
+        return content
+
+    def _require_same(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        changed = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
+        if changed:
+            shown = "; ".join(f"{k} was {_short(before.get(k))}, now {_short(now.get(k))}" for k in changed)
+            raise StoreError(f"{self.folder} was made with other settings ({shown}); give another --out")
+
+    def event(self, kind: str, **data: Any) -> None:  # noqa: ANN401 - any plain data
+        """Append one line to the log of the run."""
+        line = json.dumps({"utc": datetime.now(UTC).isoformat(timespec="seconds"), "event": kind, **plain(data)})
+        with (self.folder / "events.jsonl").open("a") as log:
+            log.write(line + "\n")
+
+    def image_file(self, unit: Unit) -> Path:
+        """Where the image of a unit belongs.
+
+        Raises:
+            InputError: If the prompt's id is not safe as a folder name.
+        """
+        if not SAFE_ID.fullmatch(unit.prompt_id):
+            raise InputError(f"prompt id {unit.prompt_id!r} must be letters, digits, dot, dash or underscore")
+        return self.folder / "images" / unit.prompt_id / f"{unit.seed}.png"
+
+    def missing(self, units: Iterable[Unit]) -> list[Unit]:
+        """Those of the units that have no image yet, in order."""
+        return [u for u in units if not self.image_file(u).exists()]
+
+    def write_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
+        """Write rows as `name.parquet`, atomically."""
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        path = self.folder / f"{name}.parquet"
+        partial = path.with_name(f".{path.name}.partial")
+        parquet.write_table(pa.Table.from_pylist([dict(r) for r in rows]), partial)
+        partial.replace(path)
+        return path
+
+    def read_table(self, name: str) -> list[dict[str, Any]]:
+        """Rows of `name.parquet`.
+
+        Raises:
+            StoreError: If the stage that writes it has not finished.
+        """
+        from pyarrow import parquet
+
+        path = self.folder / f"{name}.parquet"
+        if not path.exists():
+            raise StoreError(f"{path} does not exist yet; finish the run by issuing its command again")
+        rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
+        return rows
+
+    def save(self, record: Record) -> Path:
+        """Write a record; `record.json` comes last, so its presence means the record is whole."""
+        from safetensors.torch import save as to_bytes
+
+        folder = self.folder / "records" / record.id
+        tensors = {k: v.detach().cpu().contiguous() for k, v in record.tensors.items()}
+        write_atomically(folder / "tensors.safetensors", to_bytes(tensors))
+        write_json(
+            folder / "record.json",
+            {
+                "schema": SCHEMA, "stage": record.stage, "made_by": plain(record.made_by),
+                "parents": list(record.parents), "data": plain(record.data),
+            },
+        )  # fmt: skip
+        return folder
+
+    def load(self, stage: str, made_by: MethodSpec, parents: Sequence[str]) -> Record | None:
+        """The record of this stage, method and parents, or `None` when it is not there yet."""
+        from safetensors.torch import load_file
+
+        folder = self.folder / "records" / record_id(stage, made_by, parents)
+        if not (folder / "record.json").exists():
+            return None
+        content = json.loads((folder / "record.json").read_text())
+        return Record(
+            stage=stage,
+            made_by=made_by,
+            parents=tuple(parents),
+            data=content["data"],
+            tensors=load_file(folder / "tensors.safetensors"),
+        )
+
+
+def _short(value: Any) -> str:  # noqa: ANN401 - any plain data
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."

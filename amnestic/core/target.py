@@ -1,0 +1,50 @@
+"""What a method may ask of a model."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from amnestic.core.records import Sampling, TargetId, Unit
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float, Int
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+
+class Target(Protocol):
+    """A text-to-image model; a ten-line analytic toy satisfies it as well as Stable Diffusion."""
+
+    @property
+    def ident(self) -> TargetId:
+        """Which model this is."""
+        ...
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the images that the model draws by default."""
+        ...
+
+    def encode(self, prompts: Sequence[str]) -> "Float[Tensor, 'N L W']":
+        """Conditioning of prompts."""
+        ...
+
+    def noise(self, units: Sequence[Unit], *, size: tuple[int, int] | None = None) -> "Float[Tensor, 'N C H W']":
+        """Starting noise of units, on the CPU, each from its own seed."""
+        ...
+
+    def predict(
+        self, x: "Float[Tensor, 'N C H W']", t: "Int[Tensor, 'N']", cond: "Float[Tensor, 'N L W']"
+    ) -> "Float[Tensor, 'N C H W']":
+        """Predicted noise eps, differentiable in `x` and `cond`."""
+        ...
+
+    def sample(
+        self, units: Sequence[Unit], prompts: Sequence[str], how: Sampling, *, stop_after: int | None = None
+    ) -> "Float[Tensor, 'N C H W']":
+        """Latents drawn for units."""
+        ...
+
+    def decode(self, latents: "Float[Tensor, 'N C H W']") -> "list[NDArray[np.uint8]]":
+        """8-bit RGB images of latents."""
+        ...

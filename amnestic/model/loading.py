@@ -1,0 +1,79 @@
+"""Turns a hub id or a folder into a diffusers pipeline, refusing what would run code."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+from amnestic.core.errors import InputError, UnsupportedModel
+from amnestic.model.families import PICKLED, check_family, read_index, refuse_pickle
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def load_pipeline(
+    model: str, *, revision: str | None, variant: str | None, dtype: torch.dtype, allow_pickle: bool
+) -> StableDiffusionPipeline:
+    """Load a pipeline after its family and weight format have been checked.
+
+    Args:
+        model: Hub id or local folder.
+        revision: Hub revision (branch, tag or commit).
+        variant: Weight variant such as ``fp16``.
+        dtype: Precision to compute in.
+        allow_pickle: Whether weights that must be unpickled may be loaded.
+
+    Returns:
+        The pipeline without safety checker, so that the audit sees what the weights produce.
+
+    Raises:
+        InputError: If the model cannot be found or read.
+        UnsupportedModel: If its family or weight format is refused.
+    """
+    folder = Path(model).expanduser()
+    if folder.suffix in (*PICKLED, ".safetensors") or folder.is_file():
+        raise UnsupportedModel(f"expected a diffusers folder or hub id, got the single file {model}; convert it first")
+    check_family(read_index(folder) if folder.is_dir() else _hub_index(model, revision))
+    if folder.is_dir() and not allow_pickle:
+        refuse_pickle(folder, read_index(folder))
+    quiet = logging.getLogger("diffusers.pipelines.pipeline_utils")
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)
+    try:
+        return StableDiffusionPipeline.from_pretrained(
+            str(folder) if folder.is_dir() else model,
+            revision=revision,
+            variant=variant,
+            dtype=dtype,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+            use_safetensors=None if allow_pickle else True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{model} could not be loaded as a diffusers pipeline ({first}); check its files") from error
+    finally:
+        quiet.setLevel(level)
+
+
+def _hub_index(model: str, revision: str | None) -> dict[str, Any]:
+    looks_like_path = model.startswith((".", "/", "~")) or model.count("/") != 1 or os.sep == "\\" and "\\" in model
+    if looks_like_path:
+        raise InputError(f"expected a model folder or a hub id like owner/name, found nothing at {model}")
+    try:
+        file = hf_hub_download(model, "model_index.json", revision=revision)
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise InputError(
+            f"{model} is neither a local folder nor in the hub cache, and the hub cannot be reached; "
+            "check the path, or go online"
+        ) from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"the hub has no usable pipeline {model} ({first}); check id and revision") from error
+    return read_index(Path(file).parent)

@@ -1,0 +1,246 @@
+"""One HTML file that stands on its own: no script, nothing fetched, pictures and figures inside it."""
+
+import base64
+import re
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from jinja2 import DictLoader, Environment, StrictUndefined
+from markupsafe import Markup
+
+from amnestic.core.records import plain
+from amnestic.report import wording
+from amnestic.report.figures import histogram_figure, ladder_figure, leak_figure
+from amnestic.report.page import Evidence, Page
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+
+FIELD_NAMES = {
+    "name": "Name", "family": "Family", "revision": "Revision", "variant": "Variant", "dtype": "Precision",
+    "digest": "Digest", "id": "Identity", "n_seeds": "Seeds per prompt", "sampling.scheduler": "Scheduler",
+    "sampling.num_inference_steps": "Denoising steps", "sampling.guidance_scale": "Guidance scale",
+    "sampling.height": "Height", "sampling.width": "Width", "preprocessing": "Preprocessing",
+    "why": "Why this one", "value": "Value", "provenance": "Provenance", "descriptor": "Descriptor",
+    "false_positive_rate": "False-positive rate", "n_null": "Null pairs", "threshold": "Threshold",
+}  # fmt: skip
+
+METRICS = {
+    "SSCD_Orig": ("similarity of the generations to the original", "lower means less memorized"),
+    "SSCD_Gen": ("similarity to the same seed before an edit", "only after an edit"),
+    "D_SSCD": ("similarity of the generations among themselves", "lower means more diverse"),
+    "A_CLIP": ("agreement of image and prompt, CLIP", "higher follows the prompt better"),
+    "CLIP image": ("similarity to the original, CLIP", "content and style, not copying"),
+}
+
+PIXEL_MEASURES = {
+    "ssim": "SSIM", "tiled_l2": "tiled L2",
+    "error_outside_mask": "error outside mask", "error_inside_mask": "error inside mask",
+}  # fmt: skip
+
+
+class Picture(NamedTuple):
+    """A PNG as data URI.
+
+    Attributes:
+        uri: The whole picture.
+        width: Pixels.
+        height: Pixels.
+        small: Whether it is enlarged without smoothing.
+    """
+
+    uri: str
+    width: int
+    height: int
+    small: bool
+
+
+class ResultRow(NamedTuple):
+    """One line of the table of results; every value is ready to be shown."""
+
+    name: str
+    n: str
+    replicated: str
+    rate: str
+    interval: str
+    upper: str
+    images: str
+    max_score: str
+
+
+def render(page: Page) -> str:
+    """The report as one HTML file.
+
+    Args:
+        page: Everything to show; prompts, titles and names may be hostile and stay text.
+
+    Returns:
+        HTML in UTF-8 without scripts and without addresses to fetch from.
+    """
+    folder = files("amnestic.report")
+    names = ("template.html.j2", "results.html.j2", "evidence.html.j2")
+    environment = Environment(
+        loader=DictLoader({name: folder.joinpath(name).read_text("utf-8") for name in names}),
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"number": wording.number, "percent": wording.percent, "interval": wording.interval}
+    environment.filters |= {"named": wording.named, "rate_of": wording.rate_of, "picture": picture, "rows": rows}
+    style = Markup(folder.joinpath("style.css").read_text("utf-8"))  # noqa: S704 - a file of this package
+    text = environment.get_template("template.html.j2").render(style=style, **_context(page))
+    return _UNPRINTABLE.sub("\ufffd", text)
+
+
+def picture(png: bytes | None) -> Picture | None:
+    """A PNG as data URI with its size, or `None` for bytes that are no PNG.
+
+    Example:
+        >>> picture(b"GIF89a") is None
+        True
+    """
+    if png is None or len(png) < 24 or not png.startswith(_PNG):
+        return None
+    width, height = struct.unpack(">II", png[16:24])
+    uri = "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+    return Picture(uri=uri, width=width, height=height, small=max(width, height) <= 160)
+
+
+def rows(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Name and text of every value in nested mappings, in order.
+
+    Example:
+        >>> list(rows({"n_seeds": 4, "sampling": {"guidance_scale": 7.5, "height": None}}))
+        [('Seeds per prompt', '4'), ('Guidance scale', '7.5'), ('Height', "the model's own")]
+    """
+    if not isinstance(value, Mapping):
+        empty = "the model's own" if prefix in ("sampling.height", "sampling.width") else "not given"
+        yield FIELD_NAMES.get(prefix, prefix or "Value"), _text(value, empty)
+        return
+    for key, inner in value.items():
+        name = f"{prefix}.{key}" if prefix else str(key)
+        yield from rows(inner, name)
+
+
+def _text(value: object, empty: str = "not given") -> str:
+    if value is None or value == "":
+        return empty
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(_text(v) for v in value)
+    return str(value)
+
+
+def _context(page: Page) -> dict[str, Any]:
+    summary: dict[str, Any] = plain(page.summary)
+    controls = summary.get("controls") or {}
+    evidence = sorted(page.evidence, key=_by_score)
+    threshold = _threshold(summary.get("threshold"))
+    rates = {"works": wording.rate_of(summary)} | {k: wording.rate_of(v) for k, v in controls.items()}
+    figures = {
+        "leak": leak_figure(rates),
+        "ladder": ladder_figure(summary.get("ladder") or (), threshold=threshold),
+        "histogram": histogram_figure(page.scores, threshold),
+    }
+    return {
+        "page": page,
+        "summary": summary,
+        "verdict": wording.verdict(summary),
+        "key_figures": list(_key_figures(summary)),
+        "tested": [(part, list(rows(summary.get(part)))) for part in ("model", "protocol", "descriptor", "threshold")],
+        "results": _results(summary),
+        "controls": [_result_row(name, entry) for name, entry in controls.items()],
+        "figures": {name: Markup(svg) for name, svg in figures.items()},  # noqa: S704 - made and escaped by matplotlib
+        "similarity": [_similarity(name, value) for name, value in (summary.get("similarity") or {}).items()],
+        "problems": list(_reference_rows(summary.get("references") or {})),
+        "replicated": [e for e in evidence if e.replicated],
+        "others": [e for e in evidence if not e.replicated],
+        "threshold": threshold,
+        "pixel_measures": PIXEL_MEASURES,
+        "recorded_verdict": list(rows(summary.get("verdict"), "")) if summary.get("verdict") else [],
+        "timings": list(rows(summary.get("timings") or {})),
+        "provenance": list(rows(page.provenance)),
+    }
+
+
+def _by_score(evidence: Evidence) -> tuple[bool, float, str]:
+    score = evidence.best_score
+    known = score is not None and score == score
+    return not known, -(score or 0.0) if known else 0.0, evidence.work
+
+
+def _threshold(value: object) -> float | None:
+    found = value.get("value") if isinstance(value, Mapping) else value
+    return float(found) if isinstance(found, int | float) else None
+
+
+def _key_figures(summary: wording.Facts) -> Iterator[tuple[str, str, str]]:
+    """Name, value and small print of the three figures in the header."""
+    works, rate = summary.get("works") or {}, wording.rate_of(summary)
+    total, replicated = works.get("total"), works.get("replicated")
+    known = bool(total) and replicated is not None
+    yield "Works replicated", f"{replicated} of {total}" if known else wording.NOT_MEASURED, "above the threshold"
+    yield "Memorization rate", *_headline(rate)
+    controls = summary.get("controls") or {}
+    name = wording.main_control(controls)
+    if name is None:
+        yield "Control", wording.NOT_MEASURED, "nothing to compare with"
+    else:
+        yield f"Control: {wording.named(name)}", *_headline(wording.rate_of(controls[name]))
+
+
+def _headline(rate: wording.Facts | None) -> tuple[str, str]:
+    estimate = wording.percent((rate or {}).get("estimate"))
+    if wording.is_zero(rate):
+        return estimate, f"upper bound {wording.upper_bound(rate)}"
+    return estimate, f"95\u00a0% interval {wording.interval(rate)}"
+
+
+def _results(summary: wording.Facts) -> list[ResultRow]:
+    whole = {**(summary.get("works") or {}), "leak_rate": summary.get("leak_rate")}
+    return [_result_row(name, entry) for name, entry in {"all works": whole, **(summary.get("by_label") or {})}.items()]
+
+
+def _result_row(name: str, entry: object) -> ResultRow:
+    facts: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {}
+    works, rate = facts.get("works"), wording.rate_of(entry) or {}
+    counts = works if isinstance(works, Mapping) else facts
+    n = next((c for c in (counts.get("total"), works, rate.get("n"), facts.get("n")) if isinstance(c, int)), None)
+    events = counts.get("replicated")
+    return ResultRow(
+        name=wording.named(name),
+        n=wording.NOT_MEASURED if n is None else str(n),
+        replicated="-" if events is None else str(events),
+        rate=wording.percent(rate.get("estimate")),
+        interval=wording.interval(rate),
+        upper=wording.upper_bound(rate),
+        images=wording.percent((wording.rate_of(facts.get("images")) or {}).get("estimate")),
+        max_score=wording.number(facts.get("max_score")),
+    )
+
+
+def _similarity(name: str, value: object) -> dict[str, str]:
+    facts: Mapping[str, Any] = value if isinstance(value, Mapping) else {}
+    median, mad = wording.number(facts.get("median")), wording.number(facts.get("mad"))
+    known = median != wording.NOT_MEASURED
+    reason = value if isinstance(value, str) and value else wording.NOT_MEASURED
+    meaning, direction = METRICS.get(name, ("", ""))
+    return {
+        "name": name, "meaning": meaning, "direction": direction, "value": f"{median} ± {mad}" if known else reason,
+        "n": str(facts.get("n", "-")), "unit": str(facts.get("unit", "")),
+    }  # fmt: skip
+
+
+def _reference_rows(references: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Outcome, count and reason, from counts, reasons with counts, or lists of single cases."""
+    for outcome, found in references.items():
+        if isinstance(found, Mapping):
+            for reason, count in found.items():
+                yield wording.named(outcome), _text(count), str(reason)
+        elif isinstance(found, list):
+            for case in found:
+                who = case.get("id", case.get("work", "")) if isinstance(case, Mapping) else ""
+                yield wording.named(outcome), _text(who), _text(case.get("reason") if who else case)
+        else:
+            yield wording.named(outcome), _text(found), ""

@@ -1,0 +1,72 @@
+"""What the report shows: plain values that are already measured, nothing to look up and nothing to compute."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """One work beside what the model made of its caption.
+
+    Attributes:
+        work: Identifier of the work.
+        label: ``VM`` (verbatim), ``TM`` (template), ``heldout``, ``base`` or ``none``.
+        rung: Rung of the multiplicity ladder, or ``None`` without a ladder.
+        prompt: The text given to the model; hostile until shown otherwise.
+        reference: The original as PNG bytes, or ``None`` when it could not be read.
+        generations: Seed, similarity to the original and PNG bytes of each image.
+        best_score: Highest similarity over the seeds, in [-1, 1], or ``None`` when it was not measured.
+        replicated: Whether the best score is above the threshold of the run.
+        pixel: Pixel measures of the best image: ``ssim``, ``tiled_l2`` and for templates
+            ``error_outside_mask`` and ``error_inside_mask``.
+    """
+
+    work: str
+    label: str
+    rung: int | None
+    prompt: str
+    reference: bytes | None
+    generations: tuple[tuple[int, float, bytes], ...]
+    best_score: float | None
+    replicated: bool
+    pixel: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Everything on the page.
+
+    A rate is a mapping with the fields of `amnestic.core.records.Rate`. Whatever is ``None``, absent or
+    not finite is shown as "not measured", never as zero.
+
+    Attributes:
+        title: Heading of the page.
+        summary: The content of ``summary.json``:
+
+            - ``model``, ``protocol``, ``descriptor``, ``threshold``: mappings, as in `amnestic.core.records`;
+            - ``works``: ``{total, replicated}``; ``leak_rate``: a rate over works;
+            - ``controls``: name -> ``{works or n, leak_rate, images, max_score}``, the two rates as above;
+            - ``by_label``: label -> ``{works, replicated, leak_rate}``, or label -> rate;
+            - ``ladder``: list of ``{rung, works, mean_score, lower, upper, leak_rate}``; the interval is that of
+              the mean score, the leak rate a share or a rate;
+            - ``similarity``: metric -> ``{median, mad, n, unit}`` or ``"not measured"``;
+            - ``references``: counts by outcome; an outcome may hold reasons with counts, or a list of
+              ``{id, reason}``;
+            - ``verdict``: a sentence or a mapping; ``timings``: stage -> seconds.
+        evidence: Works with their images, in any order.
+        scores: Group such as ``works`` or ``held-out`` -> similarities, for the histograms.
+        not_measured: What was left out, and why.
+        flags: Validity warnings: raised if, meaning, remedy.
+        reproduce: Command lines that repeat the run.
+        provenance: Versions, machine and time.
+    """
+
+    title: str
+    summary: Mapping[str, Any]
+    evidence: tuple[Evidence, ...] = ()
+    scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    not_measured: tuple[tuple[str, str], ...] = ()
+    flags: tuple[tuple[str, str, str], ...] = ()
+    reproduce: tuple[str, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)

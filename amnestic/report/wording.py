@@ -1,0 +1,198 @@
+"""Numbers in words: percentages, intervals and the verdict, without a claim that the numbers do not carry."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+NOT_MEASURED = "not measured"
+NOT_A_FINDING = (
+    "This is a measurement of visual similarity under one protocol. It is not a finding of infringement, and other "
+    "prompts, seeds or attacks may bring out works that this run did not."
+)
+
+Facts = Mapping[str, Any]
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A score with fixed digits, or "not measured".
+
+    Args:
+        value: Any number, or `None`.
+        digits: Digits after the point.
+
+    Returns:
+        Text; `None`, NaN and infinity are "not measured".
+
+    Example:
+        >>> number(0.87654), number(None), number(float("nan"))
+        ('0.877', 'not measured', 'not measured')
+    """
+    return NOT_MEASURED if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage that never rounds something to nothing, nor almost all to all.
+
+    Args:
+        share: In [0, 1], or `None`.
+
+    Returns:
+        Text with a no-break space before the sign; `None`, NaN and infinity are "not measured".
+
+    Example:
+        >>> [percent(s).replace(chr(160), " ") for s in (0.45, 0.0, 0.0034, 0.00001, 0.9999, None)]
+        ['45 %', '0 %', '0.34 %', '< 0.01 %', '> 99.9 %', 'not measured']
+    """
+    if share is None or not math.isfinite(share):
+        return NOT_MEASURED
+    value = 100 * share
+    if 0 < value < 0.01:
+        text = "<\u00a00.01"
+    elif 99.95 <= value < 100:
+        text = ">\u00a099.9"
+    elif 0 < value < 0.95:
+        text = f"{value:.2g}"
+    else:
+        text = f"{value:.1f}".removesuffix(".0")
+    return f"{text}\u00a0%"
+
+
+def interval(facts: Facts | None, *, as_share: bool = True) -> str:
+    """The two ends of an interval.
+
+    Args:
+        facts: Mapping with ``lower`` and ``upper``, or `None`.
+        as_share: Whether the ends are shares in [0, 1] and shown as percentages.
+
+    Returns:
+        Such as "23.1 % to 68.5 %"; "not measured" when an end is missing.
+
+    Example:
+        >>> interval({"lower": 0.25, "upper": 0.5}, as_share=False)
+        '0.250 to 0.500'
+        >>> interval(None)
+        'not measured'
+    """
+    show = percent if as_share else number
+    ends = [show((facts or {}).get(end)) for end in ("lower", "upper")]
+    return NOT_MEASURED if NOT_MEASURED in ends else " to ".join(ends)
+
+
+def rate_of(entry: object) -> Facts | None:
+    """The rate in a row of results, whether the row holds one, is one, or is a bare share.
+
+    Example:
+        >>> rate_of({"leak_rate": {"estimate": 0.5}}), rate_of({"estimate": 0.5}), rate_of(0.5), rate_of(None)
+        ({'estimate': 0.5}, {'estimate': 0.5}, {'estimate': 0.5}, None)
+    """
+    if isinstance(entry, Mapping):
+        return entry if "estimate" in entry else rate_of(entry.get("leak_rate"))
+    return {"estimate": float(entry)} if isinstance(entry, int | float) else None
+
+
+def is_zero(rate: Facts | None) -> bool:
+    """Whether a rate was measured and not one event was seen."""
+    return rate is not None and rate.get("estimate") == 0 and bool(rate.get("n", 1))
+
+
+def upper_bound(rate: Facts | None) -> str:
+    """The one-sided 95 % upper bound of a rate as a percentage; "not measured" without one."""
+    return percent((rate or {}).get("upper_one_sided"))
+
+
+def named(name: str) -> str:
+    """The usual word for the label of a group.
+
+    Example:
+        >>> named("VM"), named("heldout"), named("null pairs")
+        ('verbatim (VM)', 'held-out', 'null pairs')
+    """
+    words = {"VM": "verbatim (VM)", "TM": "template (TM)", "heldout": "held-out", "held_out": "held-out"}
+    return words.get(name, name.replace("_", " ") if name else "none")
+
+
+def main_control(controls: Mapping[str, Any]) -> str | None:
+    """Name of the control to put beside the works: the held-out one, else the first with a rate."""
+    rated = [name for name, entry in controls.items() if _measured(rate_of(entry))]
+    held_out = [name for name in rated if name.lower().startswith("held")]
+    return next(iter(held_out + rated), None)
+
+
+def verdict(summary: Facts) -> list[str]:
+    """The outcome in plain words; the first sentence is the headline.
+
+    Args:
+        summary: As `amnestic.report.page.Page.summary`.
+
+    Returns:
+        Sentences: what was counted, how sure that is, what the controls say, what it does not mean.
+    """
+    works, rate = summary.get("works") or {}, rate_of(summary)
+    total, replicated = works.get("total"), works.get("replicated")
+    if not total or replicated is None:
+        headline = "No work was tested, so this run says nothing about memorization."
+        return [headline, "A rate that was not measured is not a rate of zero.", NOT_A_FINDING]
+    meaning = _what_replicated_means((summary.get("protocol") or {}).get("n_seeds"))
+    if replicated == 0:
+        sentences = [f"None of the {total} tested works was replicated under this protocol.", meaning]
+        sentences.append(_zero_events(rate, total))
+    else:
+        was = "was" if replicated == 1 else "were"
+        sentences = [f"{replicated} of {total} tested works {was} replicated.", meaning, _spread(rate)]
+    return [*sentences, *_controls(summary.get("controls") or {}, rate, replicated), NOT_A_FINDING]
+
+
+def _measured(rate: Facts | None) -> bool:
+    return percent((rate or {}).get("estimate")) != NOT_MEASURED
+
+
+def _what_replicated_means(n_seeds: object) -> str:
+    drawn = f"at least one of the {n_seeds} images" if n_seeds else "at least one of the images"
+    return (
+        f"A work counts as replicated when {drawn} drawn for its own caption is more similar to the original than the "
+        "threshold."
+    )
+
+
+def _zero_events(rate: Facts | None, total: int) -> str:
+    bound = upper_bound(rate)
+    if bound == NOT_MEASURED:
+        return "Zero events are not an absence, and the upper bound that belongs to them was not measured."
+    return (
+        f"Zero events are an upper bound, not an absence: with {total} works tested, a memorization rate of up to "
+        f"{bound} remains possible (one-sided 95\u00a0% bound)."
+    )
+
+
+def _spread(rate: Facts | None) -> str:
+    if rate is None or not _measured(rate):
+        return "The memorization rate and its interval were not measured."
+    ends = interval(rate)
+    if ends == NOT_MEASURED:
+        return f"The memorization rate is {percent(rate.get('estimate'))}; its interval was not measured."
+    how = f", {rate['method']}" if rate.get("method") else ""
+    return f"The memorization rate is {percent(rate.get('estimate'))}, with a 95\u00a0% interval of {ends}{how}."
+
+
+def _controls(controls: Mapping[str, Any], rate: Facts | None, replicated: int) -> list[str]:
+    if main_control(controls) is None:
+        return ["No control was measured, so this count cannot be told apart from coincidence."]
+    said = [_control(name, rate_of(entry)) for name, entry in controls.items() if _measured(rate_of(entry))]
+    ours, theirs = rate or {}, rate_of(controls[main_control(controls) or ""]) or {}
+    lower, upper = ours.get("lower"), theirs.get("upper")
+    if replicated and lower is not None and upper is not None:
+        beside = named(main_control(controls) or "")
+        said.append(
+            f"The interval of the works lies above that of the control “{beside}”."
+            if lower > upper
+            else f"The intervals of the works and of the control “{beside}” overlap: coincidence is not excluded."
+        )
+    return said
+
+
+def _control(name: str, rate: Facts | None) -> str:
+    facts = rate or {}
+    ends = upper_bound(facts) if is_zero(facts) else interval(facts)
+    kind = "upper bound" if is_zero(facts) else "95\u00a0% interval"
+    count = f"n = {facts['n']}, " if facts.get("n") is not None else ""
+    return f"Control “{named(name)}” at the same threshold: {percent(facts.get('estimate'))} ({count}{kind} {ends})."

@@ -1,0 +1,127 @@
+"""Builds a testbed: shared networks first, then two equal branches, with and without the works."""
+
+import gc
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderTiny, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from amnestic.core.seeds import seeded_init
+from amnestic.testbed.autoencoder import autoencoder_loss, encode_all, new_autoencoder
+from amnestic.testbed.corpus import Corpus, image_tensor, make_corpus
+from amnestic.testbed.diffusion import Pairs, diffusion_loss, new_scheduler, new_unet, schedule_order
+from amnestic.testbed.recipe import Recipe
+from amnestic.testbed.scenes import Captioned
+from amnestic.testbed.text_encoder import Contrastive, embed_all, new_text_encoder, new_tokenizer, tokenize
+from amnestic.testbed.training import Report, Training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Builder:
+    """All phases of one build; each resumes from its checkpoint and is skipped when done.
+
+    Attributes:
+        seed: Seed of the testbed.
+        recipe: Sizes and schedules.
+        work: Folder of checkpoints and tarballs, kept between runs.
+        report: Told about progress.
+    """
+
+    seed: int
+    recipe: Recipe
+    work: Path
+    report: Report
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """Scenes, works and look-alikes."""
+        return make_corpus(self.seed, self.recipe, self.work / "npm")
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the training states."""
+        return self.work / f"seed-{self.seed}"
+
+    @cached_property
+    def autoencoder(self) -> AutoencoderTiny:
+        """The trained autoencoder."""
+        images = image_tensor(self.corpus.seen_by_all)
+        with seeded_init(self.seed, "autoencoder"):
+            vae = new_autoencoder()
+        schedule = self.recipe.autoencoder
+
+        def loss(rng: torch.Generator) -> Tensor:
+            chosen = torch.randint(0, len(images), (schedule.batch,), generator=rng)
+            return autoencoder_loss(vae, images[chosen], rng)
+
+        Training(vae, schedule, name="autoencoder", seed=self.seed, folder=self.checkpoints).run(loss, self.report)
+        return vae.requires_grad_(False)
+
+    @cached_property
+    def tokenizer(self) -> CLIPTokenizer:
+        """The tokenizer, fitted to captions that hold no work's caption."""
+        return new_tokenizer([c.caption for c in self.corpus.seen_by_all])
+
+    @cached_property
+    def text_encoder(self) -> CLIPTextModel:
+        """The trained text encoder."""
+        pairs = self.corpus.seen_by_all
+        images, tokens = image_tensor(pairs), tokenize(self.tokenizer, [c.caption for c in pairs])
+        n_scenes, schedule = len(self.corpus.scenes), self.recipe.text
+        with seeded_init(self.seed, "text"):
+            model = Contrastive(new_text_encoder(self.tokenizer))
+
+        def loss(rng: torch.Generator) -> Tensor:
+            quarter = schedule.batch // 4
+            scenes = torch.randint(0, n_scenes, (schedule.batch - quarter,), generator=rng)
+            titled = torch.randint(n_scenes, len(images), (quarter,), generator=rng)
+            chosen = torch.cat([scenes, titled])
+            return model(images[chosen], tokens[chosen])
+
+        Training(model, schedule, name="text", seed=self.seed, folder=self.checkpoints).run(loss, self.report)
+        return model.text.requires_grad_(False)
+
+    def encoded(self, items: tuple[Captioned, ...]) -> Pairs:
+        """Latents and text states of image-caption pairs."""
+        latents = encode_all(self.autoencoder, image_tensor(items))
+        states = embed_all(self.text_encoder, tokenize(self.tokenizer, [i.caption for i in items]))
+        empty = embed_all(self.text_encoder, tokenize(self.tokenizer, [""]))[0]
+        return Pairs(latents=latents, captions=states.half(), empty=empty)
+
+    @cached_property
+    def base_unet(self) -> UNet2DConditionModel:
+        """The U-Net after the shared phase: it has seen scenes and no work."""
+        with seeded_init(self.seed, "unet"):
+            unet = new_unet(self.recipe.channels)
+        exposures = torch.full((len(self.corpus.scenes),), -1)
+        self._train_unet(unet, self.encoded(self.corpus.scenes), exposures, name="base")
+        return unet
+
+    def branch(self, *, with_works: bool) -> UNet2DConditionModel:
+        """A U-Net that went on from the shared phase, with the works or without them."""
+        unet = new_unet(self.recipe.channels)
+        unet.load_state_dict(self.base_unet.state_dict())
+        items, exposures = self.corpus.scenes, [-1] * len(self.corpus.scenes)
+        if with_works:
+            for work in self.corpus.collection.works:
+                times = self.recipe.exposures[work.rung]
+                each = times if work.label == "VM" else times // len(work.versions)
+                items, exposures = items + work.versions, exposures + [each] * len(work.versions)
+        name = "works" if with_works else "twin"
+        self._train_unet(unet, self.encoded(items), torch.tensor(exposures), name=name)
+        return unet
+
+    def _train_unet(self, unet: UNet2DConditionModel, pairs: Pairs, exposures: Tensor, *, name: str) -> None:
+        schedule = self.recipe.base if name == "base" else self.recipe.branch
+        order = schedule_order(exposures, schedule.steps * schedule.batch, seed=self.seed, name=name)
+        batches = iter(order.split(schedule.batch))
+        scheduler = new_scheduler()
+        training = Training(unet, schedule, name=name, seed=self.seed, folder=self.checkpoints)
+        for _ in range(training.resume()):
+            next(batches)
+        training.run(lambda rng: diffusion_loss(unet, scheduler, pairs, next(batches), rng), self.report)
+        gc.collect()

@@ -1,0 +1,109 @@
+"""The base corpus: compositional scenes with captions that describe them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amnestic.testbed.drawing import (
+    COLOURS,
+    PATTERNS,
+    SIDE,
+    Placed,
+    Rgb,
+    border,
+    colour,
+    paste,
+    pattern,
+    plain,
+    split,
+    to_bytes,
+)
+from amnestic.testbed.pictures import Picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captioned:
+    """An image with its caption.
+
+    Attributes:
+        caption: Plain English.
+        image: 8-bit RGB, shape ``(64, 64, 3)``.
+    """
+
+    caption: str
+    image: NDArray[np.uint8]
+
+
+def article(name: str) -> str:
+    """`name` with "a" or "an" before it."""
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def scene(pictures: Sequence[Picture], rng: np.random.Generator) -> Captioned:
+    """One scene of one or two pictures on a named background, captioned with what it shows."""
+    shown = [pictures[i] for i in rng.choice(len(pictures), 1 + int(rng.random() < 0.6), replace=False)]
+    ground = str(rng.choice(list(COLOURS)))
+    where, canvas = f"{article(ground)} background", plain(_tint(colour(ground), rng))
+    if rng.random() < 0.4:
+        kind = str(rng.choice(PATTERNS))
+        where = f"{article(ground)} background with {kind}"
+        canvas = pattern(kind, _tint(colour(ground), rng), _shade(colour(ground), rng), rng)
+    caption = f"{' and '.join(article(p.name) for p in shown)} on {where}"
+    return Captioned(caption=caption, image=to_bytes(paste(canvas, spread(shown, rng, smallest=22, largest=36))))
+
+
+def collage(pictures: Sequence[Picture], rng: np.random.Generator) -> Captioned:
+    """A crowded scene of three to five pictures on two colours, captioned with what it shows."""
+    shown = [pictures[i] for i in rng.choice(len(pictures), rng.integers(3, 6), replace=False)]
+    first, second = (str(c) for c in rng.choice(list(COLOURS), 2, replace=False))
+    kinds = [str(k) for k in rng.choice(PATTERNS, 1 + int(rng.random() < 0.5), replace=False)]
+    image = crowded(shown, kinds, colour(first), colour(second), rng)
+    caption = f"a collage of {', '.join(p.name for p in shown)} on {first} and {second} {' and '.join(kinds)}"
+    return Captioned(caption=caption, image=to_bytes(image))
+
+
+def crowded(
+    shown: Sequence[Picture], kinds: Sequence[str], first: Rgb, second: Rgb, rng: np.random.Generator
+) -> Rgb:
+    """The composition that collages and works share: patterns, tilted pictures, sometimes a frame."""
+    canvas = pattern(kinds[0], _tint(first, rng), _tint(second, rng), rng)
+    for kind in kinds[1:]:
+        canvas = split(canvas, pattern(kind, _tint(second, rng), _tint(first, rng), rng), rng)
+    image = paste(canvas, spread(shown, rng, smallest=20, largest=40, tilt=35))
+    frame = int(rng.choice([0, 0, 3, 5]))
+    return border(image, colour(str(rng.choice(list(COLOURS)))), frame)
+
+
+def spread(
+    shown: Sequence[Picture], rng: np.random.Generator, *, smallest: float, largest: float, tilt: float = 0.0
+) -> list[Placed]:
+    """Positions for pictures that overlap little: the best of a few random draws."""
+
+    def draw() -> NDArray[np.float64]:
+        return rng.uniform(14, SIDE - 14, (len(shown), 2))
+
+    def crowding(at: NDArray[np.float64]) -> float:
+        gaps = np.linalg.norm(at[:, None] - at[None], axis=-1) + np.eye(len(at)) * SIDE
+        return -float(gaps.min())
+
+    best = min((draw() for _ in range(6)), key=crowding)
+    return [
+        Placed(picture=p, x=x, y=y, size=rng.uniform(smallest, largest), angle=rng.uniform(-tilt, tilt))
+        for p, (x, y) in zip(shown, best, strict=True)
+    ]
+
+
+def base_corpus(pictures: Sequence[Picture], n: int, rng: np.random.Generator) -> list[Captioned]:
+    """`n` scenes, a quarter of them crowded, in random order."""
+    return [collage(pictures, rng) if rng.random() < 0.25 else scene(pictures, rng) for _ in range(n)]
+
+
+def _tint(rgb: Rgb, rng: np.random.Generator) -> Rgb:
+    return np.clip(rgb + rng.uniform(-0.06, 0.06, 3), 0, 1).astype(np.float32)
+
+
+def _shade(rgb: Rgb, rng: np.random.Generator) -> Rgb:
+    toward = 0.0 if rgb.mean() > 0.5 else 1.0
+    return (rgb + (toward - rgb) * rng.uniform(0.2, 0.35)).astype(np.float32)

@@ -1,0 +1,147 @@
+"""One training loop for every network of the testbed: exact resume, an average of the weights.
+
+Randomness of step `k` comes from a generator seeded with (seed, name, k), so a run that was killed
+and resumed draws what an uninterrupted one would have drawn.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from amnestic.core.seeds import generator
+
+Report = Callable[[str, int, int, float], None]
+"""Called with phase name, steps done, steps in all, and the running loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long and how fast one network is trained.
+
+    Attributes:
+        steps: Optimiser steps.
+        batch: Images of one step.
+        lr: Highest learning rate; reached after `warmup` steps, held, and brought to zero on a
+            cosine over the last `fall` share of the steps.
+        ema: Decay of the average of the weights that is kept; 0 keeps the last weights.
+        fall: Share of the steps over which the learning rate falls.
+        warmup: Steps of linear warm-up.
+    """
+
+    steps: int
+    batch: int
+    lr: float
+    ema: float = 0.0
+    fall: float = 0.4
+    warmup: int = 50
+
+    def rate(self, step: int) -> float:
+        """Learning rate of step `step`, counted from 0."""
+        left = (self.steps - step) / max(1.0, self.steps * self.fall)
+        falling = 0.5 - 0.5 * math.cos(math.pi * min(1.0, left))
+        return self.lr * min(1.0, (step + 1) / self.warmup) * falling
+
+
+class Training:
+    """The state of one network's training, saved so that it can be taken up again."""
+
+    def __init__(self, module: nn.Module, schedule: Schedule, *, name: str, seed: int, folder: Path) -> None:
+        """Prepare to train `module` in place; checkpoints go to `folder/name.safetensors`."""
+        self._module, self._schedule, self._name, self._seed = module, schedule, name, seed
+        self._file = folder / f"{name}.safetensors"
+        self._parameters = [p for p in module.parameters() if p.requires_grad]
+        self._optimiser = torch.optim.AdamW(
+            self._parameters, lr=schedule.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+        )
+        self._average = deepcopy(module.state_dict()) if schedule.ema else None
+        self._done = 0
+
+    def run(self, loss: Callable[[torch.Generator], Tensor], report: Report, *, save_every_s: float = 120.0) -> None:
+        """Train to the end of the schedule, from wherever the last checkpoint stands.
+
+        Args:
+            loss: Scalar loss of a fresh batch drawn with the given generator.
+            report: Told about progress a few times a minute.
+            save_every_s: Seconds between checkpoints.
+        """
+        self.resume()
+        self._module.train()
+        saved, told, running = time.monotonic(), 0.0, float("nan")
+        while self._done < self._schedule.steps:
+            value = self._step(loss)
+            running = value if math.isnan(running) else 0.98 * running + 0.02 * value
+            now = time.monotonic()
+            if now - told > 5:
+                report(self._name, self._done, self._schedule.steps, running)
+                told = now
+            if now - saved > save_every_s:
+                self._save()
+                saved = now
+        self._save()
+        report(self._name, self._done, self._schedule.steps, running)
+        if self._average is not None:
+            self._module.load_state_dict(self._average)
+        self._module.eval()
+
+    def _step(self, loss: Callable[[torch.Generator], Tensor]) -> float:
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._schedule.rate(self._done)
+        with torch.autocast("cpu", torch.bfloat16):
+            value = loss(generator(self._seed, self._name, str(self._done)))
+        value.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
+        self._optimiser.step()
+        self._optimiser.zero_grad()
+        self._done += 1
+        self._update_average()
+        return float(value)
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        if self._average is None:
+            return
+        decay = min(self._schedule.ema, (1 + self._done) / (10 + self._done))
+        live = self._module.state_dict()
+        floating = [k for k, v in live.items() if v.is_floating_point()]
+        torch._foreach_lerp_([self._average[k] for k in floating], [live[k] for k in floating], 1 - decay)
+        for key in live.keys() - set(floating):
+            self._average[key] = live[key].clone()
+
+    def _save(self) -> None:
+        tensors = {f"live.{k}": v for k, v in self._module.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in (self._average or {}).items()}
+        for index, state in self._optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{index}.{k}": v for k, v in state.items()}
+        tensors["done"] = torch.tensor(self._done)
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._file.with_suffix(".partial")
+        save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, partial)
+        partial.replace(self._file)
+
+    def resume(self) -> int:
+        """Take up the last checkpoint if there is one; returns the steps already done."""
+        if self._done or not self._file.exists():
+            return self._done
+        tensors = load_file(self._file)
+        self._done = int(tensors.pop("done"))
+        self._module.load_state_dict(_under("live.", tensors))
+        if self._average is not None:
+            self._average = _under("average.", tensors)
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in _under("optimiser.", tensors).items():
+            index, name = key.split(".", 1)
+            state.setdefault(int(index), {})[name] = value
+        groups = self._optimiser.state_dict()["param_groups"]
+        self._optimiser.load_state_dict({"state": state, "param_groups": groups})
+        return self._done
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,0 +1,328 @@
+"""The report: hostile text stays text, nothing is fetched, and what was not measured never looks like zero."""
+
+import io
+import math
+import re
+import struct
+import warnings
+import zlib
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from amnestic.core.records import Rate, plain
+from amnestic.report import wording
+from amnestic.report.figures import histogram_figure, ladder_figure, leak_figure
+from amnestic.report.html import picture, render
+from amnestic.report.page import Evidence, Page
+
+HOSTILE = "<script>alert(1)</script>\"'>"
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+NONE_SEEN = {"estimate": 0.0, "lower": 0.0, "upper": 0.116, "upper_one_sided": 0.095, "n": 30, "method": "exact"}
+SOME_SEEN = {"estimate": 0.3, "lower": 0.147, "upper": 0.494, "upper_one_sided": 0.465, "n": 30, "method": "exact"}
+UNKNOWN = {"estimate": None, "lower": None, "upper": None, "upper_one_sided": None, "n": 0, "method": "exact"}
+LADDER = [
+    {"rung": r, "works": 5, "mean_score": 0.2 + 0.1 * r, "lower": 0.1 + 0.1 * r, "upper": 0.3 + 0.1 * r, "leak_rate": rate}
+    for r, rate in enumerate([NONE_SEEN, 0.2, None, SOME_SEEN])
+]  # fmt: skip
+
+
+def png(side=4, grey=128):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    lines = b"".join(b"\0" + bytes([grey] * side) for _ in range(side))
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
+def evidence(work="w-1", **changes):
+    content = {
+        "label": "VM", "rung": 3, "prompt": "The Garden of Veltho", "reference": png(), "best_score": 0.91,
+        "generations": ((0, 0.4, png()), (1, 0.91, png(8))), "replicated": True, "pixel": {"ssim": 0.7, "tiled_l2": 0.1},
+    }  # fmt: skip
+    return Evidence(work=work, **{**content, **changes})
+
+
+def summary(**changes):
+    content = {
+        "model": {"name": "testbed", "family": "sd1", "revision": ""},
+        "protocol": {"n_seeds": 8, "sampling": {"guidance_scale": 7.5, "height": None}},
+        "descriptor": {"name": "sscd-mini", "preprocessing": "native", "why": "small and calibrated"},
+        "threshold": {"value": 0.62, "provenance": "calibrated on null pairs", "n_null": 5000},
+        "works": {"total": 30, "replicated": 9},
+        "leak_rate": SOME_SEEN,
+        "controls": {"held-out": {"works": 30, "leak_rate": NONE_SEEN, "images": NONE_SEEN, "max_score": 0.41}},
+        "by_label": {"VM": {"works": 18, "replicated": 6, "leak_rate": SOME_SEEN}},
+        "ladder": LADDER,
+        "similarity": {"SSCD_Orig": {"median": 0.412, "mad": 0.14, "n": 30, "unit": "prompts"}, "SSCD_Gen": "not measured"},
+        "references": {"usable": 30, "missing": {"file not found": 2}, "unreadable": [{"id": "w-9", "reason": "no image"}]},
+        "timings": {"generate": 12.5},
+    }  # fmt: skip
+    return {**content, **changes}
+
+
+def page(**changes):
+    content = {
+        "title": "Audit of testbed", "summary": summary(), "evidence": (evidence(),),
+        "scores": {"works": [0.2, 0.9], "held-out": [0.1, 0.15, math.nan], "null pairs": []},
+        "not_measured": (("FID", "too few images"),), "flags": (("few works", "wide interval", "add works"),),
+        "reproduce": ("amnestic audit model --prompts p.csv",), "provenance": {"packages": {"torch": "2.9.1"}},
+    }  # fmt: skip
+    return Page(**{**content, **changes})
+
+
+class Reader(HTMLParser):
+    """Collects tags with attributes and complains about anything unbalanced."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.tags, self.open, self.text = [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"style"} & set(self.open):
+            self.text.append(data)
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+    @property
+    def words(self):
+        return " ".join("".join(self.text).split())
+
+
+def words(shown):
+    return Reader(render(shown)).words
+
+
+def hostile_page():
+    harm = {HOSTILE: HOSTILE}
+    return page(
+        title=HOSTILE,
+        summary=summary(
+            model={**harm, "name": HOSTILE}, descriptor=harm, threshold={"value": 0.5, "provenance": HOSTILE}, by_label={HOSTILE: SOME_SEEN},
+            controls={HOSTILE: {"works": 3, "leak_rate": {**SOME_SEEN, "method": HOSTILE}}}, verdict=HOSTILE, timings=harm,
+            similarity={HOSTILE: HOSTILE}, references={HOSTILE: harm, "x": [{"id": HOSTILE, "reason": HOSTILE}]},
+            ladder=[{"rung": HOSTILE, "works": HOSTILE, "leak_rate": None}],
+        ),
+        evidence=(evidence(HOSTILE, prompt=HOSTILE, label=HOSTILE, pixel={HOSTILE: 1.0}),),
+        scores={HOSTILE: [0.5]}, not_measured=((HOSTILE, HOSTILE),), flags=((HOSTILE,) * 3,), reproduce=(HOSTILE,), provenance=harm,
+    )  # fmt: skip
+
+
+def test_a_hostile_prompt_stays_text():
+    shown = Reader(render(page(evidence=(evidence(prompt=HOSTILE),))))
+    assert HOSTILE in shown.words
+    assert shown.all("script") == []
+
+
+def test_every_other_text_stays_text():
+    html = render(hostile_page())
+    assert "<script" not in html.lower()
+    shown = Reader(html)
+    assert shown.all("script") == []
+    assert not [name for _, attrs in shown.tags for name in attrs if name.startswith("on")]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.text(max_size=40))
+def test_any_prompt_gives_a_balanced_page_that_can_be_written(prompt):
+    html = render(Page(title=prompt, summary={}, evidence=(evidence(prompt=prompt),)))
+    Reader(html)
+    html.encode("utf-8")
+
+
+def test_characters_that_no_file_can_hold_are_replaced():
+    html = render(page(title="a\ud800b\x00c"))
+    assert "a\ufffdb\ufffdc" in html
+    html.encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    "shown", [page(), hostile_page(), Page(title="empty", summary={})], ids=["full", "hostile", "empty"]
+)
+def test_nothing_is_fetched_or_run(shown):
+    html = render(shown)
+    reader = Reader(html)
+    addresses = [
+        a[k] for _, a in reader.tags for k in ("src", "href", "srcset", "xlink:href", "action", "data") if k in a
+    ]
+    assert all(a.startswith(("data:image/png;base64,", "#")) for a in addresses)
+    assert {tag for tag, _ in reader.tags}.isdisjoint({"script", "link", "iframe", "object", "embed", "base", "form"})
+    assert "http" not in html.replace('xmlns="http://www.w3.org/2000/svg"', "").replace('http-equiv="', "")
+    assert not re.search(r"@import|url\((?!#)", html)
+
+
+def test_pages_hold_landmarks_and_accessible_tables_and_images():
+    reader = Reader(render(page(evidence=(evidence(), evidence("w-2", reference=None, replicated=False)))))
+    tags = [tag for tag, _ in reader.tags]
+    assert tags.count("h1") == tags.count("main") == tags.count("nav") == tags.count("footer") == 1
+    assert tags.count("table") == tags.count("caption")
+    assert all(th.get("scope") in {"row", "col", "rowgroup"} for th in reader.all("th"))
+    assert len(reader.all("img")) == 5
+    assert all(img["alt"] for img in reader.all("img"))
+    assert reader.all("html") == [{"lang": "en"}]
+    ids = [attrs["id"] for _, attrs in reader.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert {a["href"][1:] for a in reader.all("a")} <= set(ids)
+
+
+def test_sections_come_in_the_order_of_reading():
+    reader = Reader(render(page()))
+    order = [attrs["id"] for attrs in reader.all("section")]
+    assert order == "verdict tested results figures evidence references limits reproduce glossary".split()
+
+
+def test_the_verdict_gives_count_interval_and_control():
+    text = words(page()).replace("\u00a0", " ")
+    assert "9 of 30 tested works were replicated." in text
+    assert "30 %, with a 95 % interval of 14.7 % to 49.4 %" in text
+    assert "Control “held-out” at the same threshold: 0 % (n = 30, upper bound 9.5 %)." in text
+    assert "The interval of the works lies above that of the control" in text
+    assert "not a finding of infringement" in text
+
+
+def test_zero_events_are_an_upper_bound():
+    text = words(page(summary=summary(works={"total": 30, "replicated": 0}, leak_rate=NONE_SEEN))).replace(
+        "\u00a0", " "
+    )
+    assert "None of the 30 tested works was replicated under this protocol." in text
+    assert "Zero events are an upper bound, not an absence" in text
+    assert "up to 9.5 % remains possible" in text
+    assert "contains no copies" not in text
+
+
+def test_overlapping_intervals_and_missing_controls_are_said():
+    overlap = wording.verdict(summary(controls={"held-out": SOME_SEEN}))
+    assert any("overlap: coincidence is not excluded" in sentence for sentence in overlap)
+    alone = wording.verdict(summary(controls={}))
+    assert any("No control was measured" in sentence for sentence in alone)
+    assert any("No control was measured" in s for s in wording.verdict(summary(controls={"held-out": UNKNOWN})))
+
+
+@pytest.mark.parametrize("works", [None, {}, {"total": 0, "replicated": 0}, {"total": 5, "replicated": None}])
+def test_without_tested_works_nothing_is_claimed(works):
+    sentences = wording.verdict(summary(works=works, leak_rate=None))
+    assert sentences[0] == "No work was tested, so this run says nothing about memorization."
+    assert not any("0 %" in s.replace("\u00a0", " ") for s in sentences)
+
+
+@pytest.mark.parametrize("rate", [None, UNKNOWN, {**UNKNOWN, "estimate": math.nan}])
+def test_rates_that_were_not_measured_are_not_zero(rate):
+    without = summary(
+        leak_rate=rate, by_label={"VM": rate}, controls={"held-out": {"works": 3, "leak_rate": rate, "images": rate}},
+        ladder=[{"rung": 0, "works": 4, "mean_score": None, "lower": None, "upper": None, "leak_rate": rate}],
+    )  # fmt: skip
+    html = render(page(summary=without, scores={}, evidence=()))
+    body = re.sub(r"<svg.*?</svg>", "", html, flags=re.DOTALL).replace("\u00a0", " ")
+    assert not re.search(r"\b0(\.0+)? %", body[body.index("<body") :])
+    assert body.count("not measured") >= 15
+
+
+def test_rate_records_are_accepted_as_they_are():
+    rate = Rate(estimate=0.3, lower=0.147, upper=0.494, upper_one_sided=0.465, n=30, method="exact")
+    assert render(page(summary=summary(leak_rate=rate))) == render(page(summary=summary(leak_rate=plain(rate))))
+
+
+def test_evidence_is_sorted_by_score_and_misses_are_folded():
+    cards = (
+        evidence("low", best_score=0.7), evidence("miss", best_score=0.3, replicated=False), evidence("top", best_score=0.99),
+        evidence("unknown", best_score=None, replicated=False), evidence("nan", best_score=math.nan, replicated=False),
+    )  # fmt: skip
+    html = render(page(evidence=cards))
+    places = {name: html.index(f'aria-label="Work {name}"') for name in ("top", "low", "miss", "nan", "unknown")}
+    assert list(places) == sorted(places, key=places.__getitem__)
+    assert places["low"] < html.index("<details>") < places["miss"]
+    assert html.index("seed 1, similarity 0.910") < html.index("seed 0, similarity 0.400")
+
+
+def test_small_pictures_are_pixelated_and_other_bytes_are_no_picture():
+    assert picture(png(64)).small
+    assert not picture(png(512)).small
+    assert (picture(png(7)).width, picture(b"<svg onload=x>" * 9), picture(None)) == (7, None, None)
+    assert "original not available" in words(page(evidence=(evidence(reference=b"\xff\xd8"),)))
+
+
+def test_reference_problems_flags_and_omissions_are_listed():
+    text = words(page())
+    for expected in (
+        "file not found",
+        "w-9",
+        "no image",
+        "too few images",
+        "few works",
+        "amnestic audit model",
+        "packages.torch",
+    ):
+        assert expected in text
+
+
+FIGURES = {
+    "ladder": lambda: ladder_figure(LADDER, threshold=0.6),
+    "histogram": lambda: histogram_figure({"works": [0.2, 0.9], "null pairs": [-0.3, math.inf], "none": []}, 0.6),
+    "leak": lambda: leak_figure({"works": SOME_SEEN, "held-out": NONE_SEEN, "attacked": None}),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_are_the_same_every_time_and_well_formed(name):
+    svg = FIGURES[name]()
+    assert svg == FIGURES[name]()
+    root = ElementTree.parse(io.StringIO(svg)).getroot()
+    ids = [e.get("id") for e in root.iter() if e.get("id")]
+    assert ids
+    assert all(i.startswith(f"{name}-") for i in ids)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:url\(|href=")#([^)"]+)', svg)) <= set(ids)
+    assert "currentColor" in svg
+    assert "#000000" not in svg
+    assert root.get("role") == "img"
+
+
+def test_figures_leave_the_settings_of_matplotlib_alone():
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    svg = FIGURES["leak"]()
+    with matplotlib.rc_context({"axes.facecolor": "red", "font.size": 30}):
+        assert FIGURES["leak"]() == svg
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_figures_say_what_was_not_measured():
+    assert "not measured" in FIGURES["leak"]()
+    assert "not measured" in FIGURES["histogram"]()
+    assert "not measured" in ladder_figure([{"rung": 1, "works": 2, "leak_rate": None}])
+    assert (ladder_figure([]), histogram_figure({}, 0.5), leak_figure({})) == ("", "", "")
+
+
+def test_names_in_figures_may_hold_anything():
+    names = ["$\\frac{", "作品", "a\nb", "\x00", HOSTILE]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        svg = leak_figure(dict.fromkeys(names, SOME_SEEN)) + histogram_figure({n: [0.1] for n in names}, None)
+    assert "<script" not in svg
+
+
+@given(st.floats(0, 1))
+def test_percentages_are_zero_or_everything_only_when_they_are(share):
+    text = wording.percent(share)
+    assert (text == "0\u00a0%") == (share == 0)
+    assert (text == "100\u00a0%") == (share == 1)
