@@ -2,16 +2,21 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
 
 from amnestic.core.errors import InputError, UnsupportedModel
-from amnestic.model.families import PICKLED, check_family, read_index, refuse_pickle
+from amnestic.model.families import PICKLED, check_family, read_index, refuse_foreign_code, refuse_pickle
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -36,30 +41,44 @@ def load_pipeline(
         UnsupportedModel: If its family or weight format is refused.
     """
     folder = Path(model).expanduser()
-    if folder.suffix in (*PICKLED, ".safetensors") or folder.is_file():
+    if folder.is_file() or (folder.suffix in (*PICKLED, ".safetensors") and not folder.is_dir()):
         raise UnsupportedModel(f"expected a diffusers folder or hub id, got the single file {model}; convert it first")
-    check_family(read_index(folder) if folder.is_dir() else _hub_index(model, revision))
+    index = read_index(folder) if folder.is_dir() else _hub_index(model, revision)
+    check_family(index)
+    refuse_foreign_code(index)
     if folder.is_dir() and not allow_pickle:
-        refuse_pickle(folder, read_index(folder))
-    quiet = logging.getLogger("diffusers.pipelines.pipeline_utils")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
+        refuse_pickle(folder, index)
     try:
-        return StableDiffusionPipeline.from_pretrained(
-            str(folder) if folder.is_dir() else model,
-            revision=revision,
-            variant=variant,
-            dtype=dtype,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-            use_safetensors=None if allow_pickle else True,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        with _quiet():
+            return StableDiffusionPipeline.from_pretrained(
+                str(folder) if folder.is_dir() else model,
+                revision=revision,
+                variant=variant,
+                dtype=dtype,
+                safety_checker=None,
+                feature_extractor=None,
+                requires_safety_checker=False,
+                use_safetensors=None if allow_pickle else True,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{model} could not be loaded as a diffusers pipeline ({first}); check its files") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Neither progress bars nor remarks about configs while weights are read; afterwards as before."""
+    logger = logging.getLogger("diffusers")
+    level, bars = logger.level, [m for m in (diffusers_logging, transformers_logging) if m.is_progress_bar_enabled()]
+    logger.setLevel(logging.ERROR)
+    for module in bars:
+        module.disable_progress_bar()
+    try:
+        yield
     finally:
-        quiet.setLevel(level)
+        logger.setLevel(level)
+        for module in bars:
+            module.enable_progress_bar()
 
 
 def _hub_index(model: str, revision: str | None) -> dict[str, Any]:

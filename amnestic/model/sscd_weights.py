@@ -24,6 +24,7 @@ PUBLISHED = "sscd_disc_mixup.torchvision.pt"
 PUBLISHED_URL = f"https://dl.fbaipublicfiles.com/sscd-copy-detection/{PUBLISHED}"
 MOST_BYTES = 256 * 1024 * 1024
 CHUNK = 1024 * 1024
+LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of a file by torch.save before torch 1.6
 REMEDIES = "give --sscd-weights FILE, or install the extra sscd-onnx, or use --descriptor sscd-mini"
 
 
@@ -192,6 +193,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             state: object = load_file(path)
+        elif not zipfile.is_zipfile(path) and not _starts_with(path, LEGACY_START):
+            raise UnpicklingError("not written by torch.save")
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, UnpicklingError, RuntimeError, ValueError, LookupError, EOFError, TypeError) as error:
@@ -204,6 +207,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise NotFinite(f"{path} holds NaN or infinity in {name}; get the file again")
     return dict(state)
+
+
+def _starts_with(path: Path, start: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(start)) == start
 
 
 def _read_pin(pin: Path) -> str:

@@ -9,9 +9,9 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 from diffusers import SchedulerMixin, StableDiffusionPipeline
@@ -25,6 +25,10 @@ from amnestic.core.records import Sampling, TargetId, Unit
 from amnestic.core.seeds import generator
 from amnestic.model.families import check_family
 from amnestic.model.loading import DTYPES, load_pipeline
+
+WEIGHTS = ("unet", "vae", "text_encoder")
+MODERN = {"steps_offset": 1, "clip_sample": False}  # what the pipeline insists on, with a warning, in older configs
+INCIDENTAL = ("architectures", "dtype", "torch_dtype", "transformers_version")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +46,7 @@ class PipelineTarget:
     @classmethod
     def load(
         cls,
-        model: str | StableDiffusionPipeline,
+        model: str | Path | StableDiffusionPipeline,
         *,
         revision: str | None = None,
         variant: str | None = None,
@@ -53,7 +57,8 @@ class PipelineTarget:
         """Load a model from the hub, a folder, or take a live pipeline.
 
         Args:
-            model: Hub id, local diffusers folder, or a live pipeline.
+            model: Hub id, local diffusers folder, or a live pipeline; a live one is cast, moved and
+                put into evaluation mode itself, not copied.
             revision: Hub revision.
             variant: Weight variant such as ``fp16``.
             dtype: ``float32``, ``float16`` or ``bfloat16``; default float32 on CPU, else float16.
@@ -71,16 +76,18 @@ class PipelineTarget:
         chosen = dtype or ("float32" if torch.device(device).type == "cpu" else "float16")
         if chosen not in DTYPES:
             raise InputError(f"expected a dtype of {', '.join(DTYPES)}, got {chosen}{did_you_mean(chosen, DTYPES)}")
-        if isinstance(model, str):
+        if isinstance(model, (str, Path)):
             pipeline = load_pipeline(
-                model, revision=revision, variant=variant, dtype=DTYPES[chosen], allow_pickle=allow_pickle
+                str(model), revision=revision, variant=variant, dtype=DTYPES[chosen], allow_pickle=allow_pickle
             )
         else:
-            check_family({"_class_name": type(model).__name__} | dict(model.config))
+            check_family(_index(model))
             pipeline = model.to(dtype=DTYPES[chosen])
+        for part in WEIGHTS:
+            getattr(pipeline, part).eval()
         ident = TargetId(
-            name=model if isinstance(model, str) else type(model).__name__,
-            family=check_family({"_class_name": type(pipeline).__name__} | dict(pipeline.config)),
+            name=str(model) if isinstance(model, (str, Path)) else type(model).__name__,
+            family=check_family(_index(pipeline)),
             revision=revision or "",
             variant=variant or "",
             dtype=chosen,
@@ -145,14 +152,15 @@ class PipelineTarget:
         Returns:
             Noise in units of the latent; comparable between models of all prediction types.
         """
-        out = self.pipeline.unet(x, t, encoder_hidden_states=cond).sample
+        out: Tensor = self.pipeline.unet(x, t, encoder_hidden_states=cond).sample
         kind = self.pipeline.scheduler.config.prediction_type
         if kind == "epsilon":
             return out
-        alpha = self.pipeline.scheduler.alphas_cumprod.to(x.device)[t].reshape(-1, 1, 1, 1).to(x.dtype)
+        alpha = self.pipeline.scheduler.alphas_cumprod.to(x.device)[t].reshape(-1, 1, 1, 1)
+        signal, noise = alpha.sqrt().to(x.dtype), (1 - alpha).sqrt().to(x.dtype)
         if kind == "v_prediction":
-            return alpha.sqrt() * out + (1 - alpha).sqrt() * x
-        return (x - alpha.sqrt() * out) / (1 - alpha).sqrt()
+            return signal * out + noise * x
+        return (x - signal * out) / noise
 
     def sample(
         self, units: Sequence[Unit], prompts: Sequence[str], how: Sampling, *, stop_after: int | None = None
@@ -163,16 +171,17 @@ class PipelineTarget:
             units: N pairs of prompt id and seed; decide the starting noise.
             prompts: N texts.
             how: Scheduler, steps and guidance.
-            stop_after: Stop after so many denoising steps and return what is there.
+            stop_after: Stop after so many denoising steps, at least 1, and return what is there.
 
         Returns:
             Final (or intermediate) latents, N x C x H x W, on the device.
 
         Raises:
-            InputError: If the scheduler does not exist.
+            InputError: If the scheduler, the number of steps or the size cannot be used.
             NotFinite: If latents hold NaN or infinity.
         """
         height, width = how.height or self.image_size, how.width or self.image_size
+        _check(how, height, width, stop_after)
 
         def after_step(pipe: Any, step: int, _t: Any, kwargs: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401
             pipe._interrupt = stop_after is not None and step + 1 >= stop_after
@@ -203,36 +212,71 @@ class PipelineTarget:
         Raises:
             NotFinite: If the decoder's output holds NaN or infinity.
         """
-        out = self.pipeline.vae.decode(latents / self.pipeline.vae.config.scaling_factor, return_dict=False)[0]
+        vae = self.pipeline.vae
+        latents = latents.to(vae.device, vae.dtype)
+        out = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
         if not bool(torch.isfinite(out).all()):
             raise NotFinite(f"the autoencoder of {self.ident.name} produced NaN; use --dtype float32")
         images = self.pipeline.image_processor.postprocess(out.detach(), output_type="np")
         return list((images * 255).round().astype(np.uint8))
 
 
+def _check(how: Sampling, height: int, width: int, stop_after: int | None) -> None:
+    """Refuse what the pipeline would refuse with a traceback."""
+    if height < 8 or width < 8 or height % 8 or width % 8:
+        raise InputError(f"expected height and width in multiples of 8 pixels, got {height} x {width}; round them")
+    if how.num_inference_steps < 1 or (stop_after is not None and stop_after < 1):
+        fewest = min(how.num_inference_steps, how.num_inference_steps if stop_after is None else stop_after)
+        raise InputError(f"expected at least 1 denoising step, got {fewest}; ask for 1 or more")
+
+
 def _with_scheduler(pipeline: StableDiffusionPipeline, name: str) -> StableDiffusionPipeline:
-    """The same components under another scheduler; the given pipeline keeps its own."""
-    if name == "model":
-        kind = type(pipeline.scheduler)
-    else:
-        kind = getattr(diffusers, name, None)
-        if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
-            known = [n for n in dir(diffusers) if n.endswith("Scheduler")]
-            raise InputError(f"expected a diffusers scheduler, got {name}{did_you_mean(name, known)}")
-    parts = {**pipeline.components, "scheduler": kind.from_config(pipeline.scheduler.config)}
-    same = type(pipeline)(**parts, requires_safety_checker=False)
+    """The same components under another scheduler; the given pipeline keeps its own.
+
+    Schedulers remember where they are, so even the model's own is built anew.
+    """
+    own = pipeline.scheduler
+    known = {k.__name__: k for k in (*own.compatibles, type(own)) if issubclass(k, SchedulerMixin)}
+    kind = type(own) if name == "model" else known.get(name)
+    if kind is None:
+        names = ", ".join(sorted(known))
+        raise InputError(f"expected model or a scheduler of {names}; got {name}{did_you_mean(name, ['model', *known])}")
+    scheduler = kind.from_config(own.config)
+    dated = {k: v for k, v in MODERN.items() if scheduler.config.get(k, v) != v}
+    if dated:
+        scheduler.register_to_config(**dated)
+    same = type(pipeline)(**{**pipeline.components, "scheduler": scheduler}, requires_safety_checker=False)
     same.set_progress_bar_config(disable=True)
     return same
 
 
+def _index(pipeline: StableDiffusionPipeline) -> dict[str, Any]:
+    """What `model_index.json` of a live pipeline would hold."""
+    return {"_class_name": type(pipeline).__name__} | dict(getattr(pipeline, "config", {}))
+
+
+def _settings(pipeline: StableDiffusionPipeline) -> str:
+    """Everything but weights that decides what is drawn, as JSON; not names, versions or precision."""
+    configs = {part: dict(getattr(pipeline, part).config) for part in ("unet", "vae", "scheduler")}
+    configs["text_encoder"] = pipeline.text_encoder.config.to_dict()
+    plain = {
+        part: {k: v for k, v in config.items() if not k.startswith("_") and k not in INCIDENTAL}
+        for part, config in configs.items()
+    }
+    kind = type(pipeline.scheduler).__name__
+    return json.dumps([kind, plain, pipeline.tokenizer.get_vocab()], sort_keys=True, default=str)
+
+
 def _digest(pipeline: StableDiffusionPipeline) -> str:
-    """SHA-256 over all weights and the scheduler's settings; also a look that the weights are finite."""
-    settings = {k: v for k, v in dict(pipeline.scheduler.config).items() if not k.startswith("_")}
-    total = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for part in ("unet", "vae", "text_encoder"):
+    """SHA-256 over all weights and settings; also a look that the weights are finite."""
+    total = hashlib.sha256(_settings(pipeline).encode())
+    for part in WEIGHTS:
         for name, tensor in sorted(getattr(pipeline, part).state_dict().items()):
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise NotFinite(f"{part}.{name} holds NaN or infinity; the weights are damaged, download them again")
+                raise NotFinite(
+                    f"{part}.{name} holds NaN or infinity in {str(tensor.dtype).removeprefix('torch.')}; "
+                    "the weights are damaged or too large for this precision: use --dtype float32, or fetch them again"
+                )
             total.update(f"{part}.{name}".encode())
             total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()

@@ -5,6 +5,7 @@ import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 from jinja2 import DictLoader, Environment, StrictUndefined
@@ -125,8 +126,8 @@ def rows(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
 def _text(value: object, empty: str = "not given") -> str:
     if value is None or value == "":
         return empty
-    if isinstance(value, float):
-        return f"{value:.6g}"
+    if isinstance(value, Real) and not isinstance(value, Integral):
+        return f"{float(value):.6g}"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(_text(v) for v in value)
     return str(value)
@@ -172,7 +173,7 @@ def _by_score(evidence: Evidence) -> tuple[bool, float, str]:
 
 def _threshold(value: object) -> float | None:
     found = value.get("value") if isinstance(value, Mapping) else value
-    return float(found) if isinstance(found, int | float) else None
+    return float(found) if isinstance(found, Real) else None
 
 
 def _key_figures(summary: wording.Facts) -> Iterator[tuple[str, str, str]]:
@@ -206,7 +207,7 @@ def _result_row(name: str, entry: object) -> ResultRow:
     facts: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {}
     works, rate = facts.get("works"), wording.rate_of(entry) or {}
     counts = works if isinstance(works, Mapping) else facts
-    n = next((c for c in (counts.get("total"), works, rate.get("n"), facts.get("n")) if isinstance(c, int)), None)
+    n = next((c for c in (counts.get("total"), works, rate.get("n"), facts.get("n")) if isinstance(c, Integral)), None)
     events = counts.get("replicated")
     return ResultRow(
         name=wording.named(name),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 NOT_MEASURED = "not measured"
@@ -87,7 +88,7 @@ def rate_of(entry: object) -> Facts | None:
     """
     if isinstance(entry, Mapping):
         return entry if "estimate" in entry else rate_of(entry.get("leak_rate"))
-    return {"estimate": float(entry)} if isinstance(entry, int | float) else None
+    return {"estimate": float(entry)} if isinstance(entry, Real) else None
 
 
 def is_zero(rate: Facts | None) -> bool:

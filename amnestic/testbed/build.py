@@ -7,15 +7,18 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from amnestic.core.seeds import seeded_init
+from amnestic.model.sscd import SscdNetwork, small_network
 from amnestic.testbed.autoencoder import autoencoder_loss, encode_all, new_autoencoder
+from amnestic.testbed.clip_mini import clip_loss, new_clip, tokens_of
 from amnestic.testbed.corpus import Corpus, image_tensor, make_corpus
 from amnestic.testbed.diffusion import Pairs, diffusion_loss, new_scheduler, new_unet, schedule_order
 from amnestic.testbed.recipe import Recipe
 from amnestic.testbed.scenes import Captioned
+from amnestic.testbed.sscd_mini import sscd_loss
 from amnestic.testbed.text_encoder import Contrastive, embed_all, new_text_encoder, new_tokenizer, tokenize
 from amnestic.testbed.training import Report, Training
 
@@ -71,19 +74,53 @@ class Builder:
         """The trained text encoder."""
         pairs = self.corpus.seen_by_all
         images, tokens = image_tensor(pairs), tokenize(self.tokenizer, [c.caption for c in pairs])
-        n_scenes, schedule = len(self.corpus.scenes), self.recipe.text
+        schedule = self.recipe.text
         with seeded_init(self.seed, "text"):
             model = Contrastive(new_text_encoder(self.tokenizer))
 
         def loss(rng: torch.Generator) -> Tensor:
-            quarter = schedule.batch // 4
-            scenes = torch.randint(0, n_scenes, (schedule.batch - quarter,), generator=rng)
-            titled = torch.randint(n_scenes, len(images), (quarter,), generator=rng)
-            chosen = torch.cat([scenes, titled])
+            chosen = self._mixed(schedule.batch, rng)
             return model(images[chosen], tokens[chosen])
 
         Training(model, schedule, name="text", seed=self.seed, folder=self.checkpoints).run(loss, self.report)
         return model.text.requires_grad_(False)
+
+    @cached_property
+    def clip(self) -> nn.Module:
+        """The trained judge of alignment; it shares no weights with the text encoder."""
+        pairs, schedule = self.corpus.seen_by_all, self.recipe.clip
+        images, tokens = image_tensor(pairs), tokens_of([c.caption for c in pairs])
+        with seeded_init(self.seed, "clip"):
+            model = new_clip()
+
+        def loss(rng: torch.Generator) -> Tensor:
+            chosen = self._mixed(schedule.batch, rng)
+            return clip_loss(model, images[chosen], tokens[chosen])
+
+        Training(model, schedule, name="clip", seed=self.seed, folder=self.checkpoints).run(loss, self.report)
+        return model.requires_grad_(False)
+
+    @cached_property
+    def sscd(self) -> SscdNetwork:
+        """The trained copy descriptor; it has seen no work."""
+        images, schedule = image_tensor(self.corpus.seen_by_all), self.recipe.sscd
+        with seeded_init(self.seed, "sscd"):
+            network = small_network()
+
+        def loss(rng: torch.Generator) -> Tensor:
+            # Without repetition: the regulariser would drive apart two copies of one picture.
+            chosen = torch.randperm(len(images), generator=rng)[: schedule.batch]
+            return sscd_loss(network, images[chosen], rng)
+
+        Training(network, schedule, name="sscd", seed=self.seed, folder=self.checkpoints).run(loss, self.report)
+        return network.requires_grad_(False)
+
+    def _mixed(self, n: int, rng: torch.Generator) -> Tensor:
+        """Places in `corpus.seen_by_all`: three quarters scenes, one quarter look-alikes."""
+        quarter, n_scenes = n // 4, len(self.corpus.scenes)
+        scenes = torch.randint(0, n_scenes, (n - quarter,), generator=rng)
+        titled = torch.randint(n_scenes, len(self.corpus.seen_by_all), (quarter,), generator=rng)
+        return torch.cat([scenes, titled])
 
     def encoded(self, items: tuple[Captioned, ...]) -> Pairs:
         """Latents and text states of image-caption pairs."""

@@ -9,6 +9,7 @@ import zlib
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,9 +26,16 @@ NONE_SEEN = {"estimate": 0.0, "lower": 0.0, "upper": 0.116, "upper_one_sided": 0
 SOME_SEEN = {"estimate": 0.3, "lower": 0.147, "upper": 0.494, "upper_one_sided": 0.465, "n": 30, "method": "exact"}
 UNKNOWN = {"estimate": None, "lower": None, "upper": None, "upper_one_sided": None, "n": 0, "method": "exact"}
 LADDER = [
-    {"rung": r, "works": 5, "mean_score": 0.2 + 0.1 * r, "lower": 0.1 + 0.1 * r, "upper": 0.3 + 0.1 * r, "leak_rate": rate}
+    {
+        "rung": r,
+        "works": 5,
+        "mean_score": 0.2 + 0.1 * r,
+        "lower": 0.1 + 0.1 * r,
+        "upper": 0.3 + 0.1 * r,
+        "leak_rate": rate,
+    }
     for r, rate in enumerate([NONE_SEEN, 0.2, None, SOME_SEEN])
-]  # fmt: skip
+]
 
 
 def png(side=4, grey=128):
@@ -41,9 +49,15 @@ def png(side=4, grey=128):
 
 def evidence(work="w-1", **changes):
     content = {
-        "label": "VM", "rung": 3, "prompt": "The Garden of Veltho", "reference": png(), "best_score": 0.91,
-        "generations": ((0, 0.4, png()), (1, 0.91, png(8))), "replicated": True, "pixel": {"ssim": 0.7, "tiled_l2": 0.1},
-    }  # fmt: skip
+        "label": "VM",
+        "rung": 3,
+        "prompt": "The Garden of Veltho",
+        "reference": png(),
+        "best_score": 0.91,
+        "generations": ((0, 0.4, png()), (1, 0.91, png(8))),
+        "replicated": True,
+        "pixel": {"ssim": 0.7, "tiled_l2": 0.1},
+    }
     return Evidence(work=work, **{**content, **changes})
 
 
@@ -58,20 +72,31 @@ def summary(**changes):
         "controls": {"held-out": {"works": 30, "leak_rate": NONE_SEEN, "images": NONE_SEEN, "max_score": 0.41}},
         "by_label": {"VM": {"works": 18, "replicated": 6, "leak_rate": SOME_SEEN}},
         "ladder": LADDER,
-        "similarity": {"SSCD_Orig": {"median": 0.412, "mad": 0.14, "n": 30, "unit": "prompts"}, "SSCD_Gen": "not measured"},
-        "references": {"usable": 30, "missing": {"file not found": 2}, "unreadable": [{"id": "w-9", "reason": "no image"}]},
+        "similarity": {
+            "SSCD_Orig": {"median": 0.412, "mad": 0.14, "n": 30, "unit": "prompts"},
+            "SSCD_Gen": "not measured",
+        },
+        "references": {
+            "usable": 30,
+            "missing": {"file not found": 2},
+            "unreadable": [{"id": "w-9", "reason": "no image"}],
+        },
         "timings": {"generate": 12.5},
-    }  # fmt: skip
+    }
     return {**content, **changes}
 
 
 def page(**changes):
     content = {
-        "title": "Audit of testbed", "summary": summary(), "evidence": (evidence(),),
+        "title": "Audit of testbed",
+        "summary": summary(),
+        "evidence": (evidence(),),
         "scores": {"works": [0.2, 0.9], "held-out": [0.1, 0.15, math.nan], "null pairs": []},
-        "not_measured": (("FID", "too few images"),), "flags": (("few works", "wide interval", "add works"),),
-        "reproduce": ("amnestic audit model --prompts p.csv",), "provenance": {"packages": {"torch": "2.9.1"}},
-    }  # fmt: skip
+        "not_measured": (("FID", "too few images"),),
+        "flags": (("few works", "wide interval", "add works"),),
+        "reproduce": ("amnestic audit model --prompts p.csv",),
+        "provenance": {"packages": {"torch": "2.9.1"}},
+    }
     return Page(**{**content, **changes})
 
 
@@ -117,14 +142,24 @@ def hostile_page():
     return page(
         title=HOSTILE,
         summary=summary(
-            model={**harm, "name": HOSTILE}, descriptor=harm, threshold={"value": 0.5, "provenance": HOSTILE}, by_label={HOSTILE: SOME_SEEN},
-            controls={HOSTILE: {"works": 3, "leak_rate": {**SOME_SEEN, "method": HOSTILE}}}, verdict=HOSTILE, timings=harm,
-            similarity={HOSTILE: HOSTILE}, references={HOSTILE: harm, "x": [{"id": HOSTILE, "reason": HOSTILE}]},
+            model={**harm, "name": HOSTILE},
+            descriptor=harm,
+            threshold={"value": 0.5, "provenance": HOSTILE},
+            by_label={HOSTILE: SOME_SEEN},
+            controls={HOSTILE: {"works": 3, "leak_rate": {**SOME_SEEN, "method": HOSTILE}}},
+            verdict=HOSTILE,
+            timings=harm,
+            similarity={HOSTILE: HOSTILE},
+            references={HOSTILE: harm, "x": [{"id": HOSTILE, "reason": HOSTILE}]},
             ladder=[{"rung": HOSTILE, "works": HOSTILE, "leak_rate": None}],
         ),
         evidence=(evidence(HOSTILE, prompt=HOSTILE, label=HOSTILE, pixel={HOSTILE: 1.0}),),
-        scores={HOSTILE: [0.5]}, not_measured=((HOSTILE, HOSTILE),), flags=((HOSTILE,) * 3,), reproduce=(HOSTILE,), provenance=harm,
-    )  # fmt: skip
+        scores={HOSTILE: [0.5]},
+        not_measured=((HOSTILE, HOSTILE),),
+        flags=((HOSTILE,) * 3,),
+        reproduce=(HOSTILE,),
+        provenance=harm,
+    )
 
 
 def test_a_hostile_prompt_stays_text():
@@ -186,8 +221,8 @@ def test_pages_hold_landmarks_and_accessible_tables_and_images():
 
 def test_sections_come_in_the_order_of_reading():
     reader = Reader(render(page()))
-    order = [attrs["id"] for attrs in reader.all("section")]
-    assert order == "verdict tested results figures evidence references limits reproduce glossary".split()
+    order = " ".join(attrs["id"] for attrs in reader.all("section"))
+    assert order == "verdict tested results figures evidence aggregation references limits reproduce glossary"
 
 
 def test_the_verdict_gives_count_interval_and_control():
@@ -227,9 +262,11 @@ def test_without_tested_works_nothing_is_claimed(works):
 @pytest.mark.parametrize("rate", [None, UNKNOWN, {**UNKNOWN, "estimate": math.nan}])
 def test_rates_that_were_not_measured_are_not_zero(rate):
     without = summary(
-        leak_rate=rate, by_label={"VM": rate}, controls={"held-out": {"works": 3, "leak_rate": rate, "images": rate}},
+        leak_rate=rate,
+        by_label={"VM": rate},
+        controls={"held-out": {"works": 3, "leak_rate": rate, "images": rate}},
         ladder=[{"rung": 0, "works": 4, "mean_score": None, "lower": None, "upper": None, "leak_rate": rate}],
-    )  # fmt: skip
+    )
     html = render(page(summary=without, scores={}, evidence=()))
     body = re.sub(r"<svg.*?</svg>", "", html, flags=re.DOTALL).replace("\u00a0", " ")
     assert not re.search(r"\b0(\.0+)? %", body[body.index("<body") :])
@@ -243,9 +280,12 @@ def test_rate_records_are_accepted_as_they_are():
 
 def test_evidence_is_sorted_by_score_and_misses_are_folded():
     cards = (
-        evidence("low", best_score=0.7), evidence("miss", best_score=0.3, replicated=False), evidence("top", best_score=0.99),
-        evidence("unknown", best_score=None, replicated=False), evidence("nan", best_score=math.nan, replicated=False),
-    )  # fmt: skip
+        evidence("low", best_score=0.7),
+        evidence("miss", best_score=0.3, replicated=False),
+        evidence("top", best_score=0.99),
+        evidence("unknown", best_score=None, replicated=False),
+        evidence("nan", best_score=math.nan, replicated=False),
+    )
     html = render(page(evidence=cards))
     places = {name: html.index(f'aria-label="Work {name}"') for name in ("top", "low", "miss", "nan", "unknown")}
     assert list(places) == sorted(places, key=places.__getitem__)
@@ -304,6 +344,13 @@ def test_figures_leave_the_settings_of_matplotlib_alone():
     with matplotlib.rc_context({"axes.facecolor": "red", "font.size": 30}):
         assert FIGURES["leak"]() == svg
     assert dict(matplotlib.rcParams) == before
+
+
+def test_numbers_of_numpy_count_as_numbers():
+    rate = {k: np.float32(v) if isinstance(v, float) else v for k, v in SOME_SEEN.items()} | {"n": np.int64(30)}
+    html = render(page(summary=summary(leak_rate=rate, works={"total": np.int64(30), "replicated": np.int64(9)})))
+    assert "9 of 30 tested works were replicated." in html
+    assert wording.rate_of(np.float32(0.5)) == {"estimate": 0.5}
 
 
 def test_figures_say_what_was_not_measured():

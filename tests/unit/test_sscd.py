@@ -44,6 +44,16 @@ def published(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def light(tmp_path_factory):
+    """A small trunk under the published name; the shape is read off the file."""
+    with seeded_init(0, "light"):
+        network = small_network(8, 16)
+    path = tmp_path_factory.mktemp("light") / sscd_weights.PUBLISHED
+    torch.save(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
 def mini(tmp_path_factory):
     with seeded_init(0, "mini"):
         network = small_network()
@@ -99,11 +109,11 @@ def test_published_file_gives_the_vectors_computed_by_hand(published, tmp_path):
     assert got.dtype == torch.float32
 
 
-def test_descriptor_names_file_preprocessing_and_hash(published, tmp_path):
-    encoder = load_sscd(weights=published, cache=tmp_path, why="a test")
+def test_descriptor_names_file_preprocessing_and_hash(light, tmp_path):
+    encoder = load_sscd(weights=light, cache=tmp_path, why="a test")
     assert encoder.descriptor.name == "sscd_disc_mixup"
     assert encoder.descriptor.preprocessing == "short-288"
-    assert encoder.descriptor.digest == sscd_weights.file_digest(published)
+    assert encoder.descriptor.digest == sscd_weights.file_digest(light)
     assert encoder.descriptor.why == "a test"
 
 
@@ -203,11 +213,11 @@ def test_fed_sizes_are_guarded():
 
 
 @pytest.mark.parametrize("preprocessing", ["short-288", "square-320"])
-def test_resizing_follows_pillow_to_one_grey_level(published, tmp_path, preprocessing):
+def test_resizing_follows_pillow_to_one_grey_level(light, tmp_path, preprocessing):
     image = picture(300, 400)
     size = fed_size(300, 400, preprocessing=preprocessing)
     seen = []
-    descriptor = load_sscd(weights=published, cache=tmp_path, preprocessing=preprocessing).descriptor
+    descriptor = load_sscd(weights=light, cache=tmp_path, preprocessing=preprocessing).descriptor
     SscdEncoder(lambda x: seen.append(x) or torch.ones(len(x), 1), descriptor, width=1)([image])
     pillow = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
     wanted = normalised(torch.from_numpy(pillow.copy()).permute(2, 0, 1)[None])
@@ -229,6 +239,15 @@ def test_pickle_that_would_run_code_is_refused(tmp_path, capsys):
     with pytest.raises(InputError, match="holds more than tensors"):
         load_sscd(weights=path, cache=tmp_path)
     assert "ran" not in capsys.readouterr().out
+
+
+def test_legacy_format_of_torch_save_is_read(light, tmp_path):
+    state = torch.load(light, weights_only=True)
+    path = tmp_path / "weights.pt"
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    image = picture(64, 64)
+    rows = [load_sscd(weights=w, cache=tmp_path, preprocessing="native")([image]) for w in (light, path)]
+    assert torch.equal(*rows)
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
@@ -294,10 +313,10 @@ def test_offline_names_the_remedies(tmp_path, online, monkeypatch, name):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_first_download_is_pinned_and_a_later_other_one_refused(published, tmp_path, online, monkeypatch):
+def test_first_download_is_pinned_and_a_later_other_one_refused(light, tmp_path, online, monkeypatch):
     def fake(url, target, *, timeout):
         assert url == sscd_weights.PUBLISHED_URL
-        target.write_bytes(published.read_bytes())
+        target.write_bytes(light.read_bytes())
 
     monkeypatch.setattr(sscd_weights, "download", fake)
     path = sscd_weights.fetch_published(tmp_path)
@@ -311,11 +330,11 @@ def test_first_download_is_pinned_and_a_later_other_one_refused(published, tmp_p
     assert not path.exists()
 
 
-def test_a_cached_file_is_used_offline_and_pinned(published, tmp_path, monkeypatch):
+def test_a_cached_file_is_used_offline_and_pinned(light, tmp_path, monkeypatch):
     monkeypatch.setenv("AMNESTIC_OFFLINE", "1")
-    (tmp_path / published.name).write_bytes(published.read_bytes())
+    (tmp_path / light.name).write_bytes(light.read_bytes())
     assert load_sscd(weights=None, cache=tmp_path).descriptor.name == "sscd_disc_mixup"
-    assert sscd_weights.pin_of(tmp_path / published.name).exists()
+    assert sscd_weights.pin_of(tmp_path / light.name).exists()
 
 
 def test_a_page_instead_of_weights_is_not_kept(tmp_path, online, monkeypatch):

