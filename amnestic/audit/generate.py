@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from amnestic.core.target import Target
 from amnestic.core.records import Prompt, Sampling, Unit
+from amnestic.core.target import Target
 from amnestic.parallel import shrinking_batches
 
 Batch = tuple[Unit, ...]
@@ -76,7 +76,5 @@ def _draw(target: Target, prompts: Mapping[str, Prompt], units: Batch, how: Samp
         with torch.no_grad():
             latents = target.sample(part, [prompts[u.prompt_id].prompt for u in part], how)
             images = target.decode(latents)
-        drawn += [
-            Drawn(unit=u, image=i, latent=z) for u, i, z in zip(part, images, latents.float().cpu(), strict=True)
-        ]
+        drawn += [Drawn(unit=u, image=i, latent=z) for u, i, z in zip(part, images, latents.float().cpu(), strict=True)]
     return drawn

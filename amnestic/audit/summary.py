@@ -89,10 +89,8 @@ def summarize(
     embedded, scores, value = sscd.embedded, sscd.similarities.paired, sscd.threshold.value
     hits = work_hits(embedded, scores, value, audited_rows(embedded))
     leaks = rate_of(hits)
-    protocol = Protocol(
-        n_seeds=len(embedded.seeds), sampling=sampling, descriptor=sscd.descriptor.id, threshold=value
-    )
-    return plain(
+    protocol = Protocol(n_seeds=len(embedded.seeds), sampling=sampling, descriptor=sscd.descriptor.id, threshold=value)
+    found: dict[str, Any] = plain(
         {
             "model": target,
             "protocol": {"id": protocol.id, **plain(protocol), "seeds": embedded.seeds},
@@ -110,7 +108,8 @@ def summarize(
             "limit": limit,
             "verdict": verdict_of(leaks, limit),
         }
-    )  # type: ignore[no-any-return]
+    )
+    return found
 
 
 def _by_label(embedded: Embedded, scores: Tensor, threshold: float) -> dict[str, Any]:

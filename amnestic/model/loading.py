@@ -82,7 +82,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _hub_index(model: str, revision: str | None) -> dict[str, Any]:
-    looks_like_path = model.startswith((".", "/", "~")) or model.count("/") != 1 or os.sep == "\\" and "\\" in model
+    looks_like_path = model.startswith((".", "/", "~")) or model.count("/") != 1 or (os.sep == "\\" and "\\" in model)
     if looks_like_path:
         raise InputError(f"expected a model folder or a hub id like owner/name, found nothing at {model}")
     try:

@@ -297,7 +297,7 @@ def _network(path: Path, allow_torchscript: bool, device: torch.device | str) ->
         with warnings.catch_warnings():
             # The published archives exist in this format, whatever torch recommends for new ones.
             warnings.filterwarnings("ignore", message="`torch.jit.load` is deprecated", category=FutureWarning)
-            script: nn.Module = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
+            script: nn.Module = torch.jit.load(str(path), map_location=device)
         return script.eval()
     state = read_state(path)
     network = _matching_network(state, path)

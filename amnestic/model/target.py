@@ -117,7 +117,7 @@ class PipelineTarget:
             Last hidden states of the text encoder, N prompts, L tokens, W width.
         """
         with torch.no_grad():
-            cond, _ = self.pipeline.encode_prompt(list(prompts), self.device, 1, False)
+            cond: Tensor = self.pipeline.encode_prompt(list(prompts), self.device, 1, False)[0]
         return cond
 
     def noise(self, units: Sequence[Unit], *, size: tuple[int, int] | None = None) -> Float[Tensor, "N C H W"]:
@@ -156,7 +156,7 @@ class PipelineTarget:
         kind = self.pipeline.scheduler.config.prediction_type
         if kind == "epsilon":
             return out
-        alpha = self.pipeline.scheduler.alphas_cumprod.to(x.device)[t].reshape(-1, 1, 1, 1)
+        alpha: Tensor = self.pipeline.scheduler.alphas_cumprod.to(x.device)[t].reshape(-1, 1, 1, 1)
         signal, noise = alpha.sqrt().to(x.dtype), (1 - alpha).sqrt().to(x.dtype)
         if kind == "v_prediction":
             return signal * out + noise * x
@@ -188,7 +188,7 @@ class PipelineTarget:
             return kwargs
 
         pipeline = _with_scheduler(self.pipeline, how.scheduler)
-        latents = pipeline(
+        latents: Tensor = pipeline(
             prompt=list(prompts),
             height=height,
             width=width,

@@ -29,7 +29,7 @@ _STYLE: dict[Any, Any] = {
 
 
 def ladder_figure(ladder: Sequence[Facts], *, threshold: float | None = None) -> str:
-    """Mean best similarity with its interval, and share of works replicated, for each rung.
+    """Mean similarity with its interval, and share of works replicated, for each rung.
 
     Args:
         ladder: Rows of ``{rung, works, mean_score, lower, upper, leak_rate}``; missing values stay empty.
@@ -74,7 +74,7 @@ def histogram_figure(scores: Mapping[str, Sequence[float]], threshold: float | N
         for i, (strip, (name, values)) in enumerate(zip(strips, groups.items(), strict=True)):
             _draw_strip(strip, f"{named(name)}, n = {len(values)}", values, edges, COLOURS[i % len(COLOURS)])
             _draw_threshold(strip, threshold, vertical=True)
-        strips[-1].set_xlabel("similarity to the original (cosine)" + _threshold_note(threshold))
+        strips[-1].set_xlabel("similarity (cosine)" + _threshold_note(threshold))
         return _svg(figure, "histogram", f"Histograms of similarity for {', '.join(map(named, groups))}.")
 
 
@@ -114,7 +114,7 @@ def _draw_mean_scores(axes: Axes, ladder: Sequence[Facts], threshold: float | No
         else:
             axes.plot([i], [mean], "o", color=BLUE, markersize=7)
     _draw_threshold(axes, threshold, vertical=False)
-    axes.set_title("mean best similarity" + _threshold_note(threshold))
+    axes.set_title("mean similarity" + _threshold_note(threshold))
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, 0), max(high, 1))
     axes.grid(axis="y", color=GREY, alpha=0.3, linewidth=0.8)

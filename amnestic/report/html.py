@@ -17,7 +17,7 @@ from amnestic.report.figures import histogram_figure, ladder_figure, leak_figure
 from amnestic.report.page import Evidence, Page
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+_UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 FIELD_NAMES = {
     "name": "Name", "family": "Family", "revision": "Revision", "variant": "Variant", "dtype": "Precision",
@@ -26,6 +26,7 @@ FIELD_NAMES = {
     "sampling.height": "Height", "sampling.width": "Width", "preprocessing": "Preprocessing",
     "why": "Why this one", "value": "Value", "provenance": "Provenance", "descriptor": "Descriptor",
     "false_positive_rate": "False-positive rate", "n_null": "Null pairs", "threshold": "Threshold",
+    "seeds": "Seeds",
 }  # fmt: skip
 
 METRICS = {
@@ -78,7 +79,8 @@ def render(page: Page) -> str:
         page: Everything to show; prompts, titles and names may be hostile and stay text.
 
     Returns:
-        HTML in UTF-8 without scripts and without addresses to fetch from.
+        HTML in UTF-8 without scripts and without addresses to fetch from. Characters that no file can hold, or
+        that would turn the text of a prompt around, are shown by their code.
     """
     folder = files("amnestic.report")
     names = ("template.html.j2", "results.html.j2", "evidence.html.j2")
@@ -90,7 +92,7 @@ def render(page: Page) -> str:
     environment.filters |= {"named": wording.named, "rate_of": wording.rate_of, "picture": picture, "rows": rows}
     style = Markup(folder.joinpath("style.css").read_text("utf-8"))  # noqa: S704 - a file of this package
     text = environment.get_template("template.html.j2").render(style=style, **_context(page))
-    return _UNPRINTABLE.sub("\ufffd", text)
+    return _UNSEEN.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
 
 
 def picture(png: bytes | None) -> Picture | None:
@@ -159,7 +161,8 @@ def _context(page: Page) -> dict[str, Any]:
         "others": [e for e in evidence if not e.replicated],
         "threshold": threshold,
         "pixel_measures": PIXEL_MEASURES,
-        "recorded_verdict": list(rows(summary.get("verdict"), "")) if summary.get("verdict") else [],
+        "decision": wording.decision(summary),
+        "other_rates": list(_other_rates(summary)),
         "timings": list(rows(summary.get("timings") or {})),
         "provenance": list(rows(page.provenance)),
     }
@@ -226,22 +229,39 @@ def _similarity(name: str, value: object) -> dict[str, str]:
     median, mad = wording.number(facts.get("median")), wording.number(facts.get("mad"))
     known = median != wording.NOT_MEASURED
     reason = value if isinstance(value, str) and value else wording.NOT_MEASURED
-    meaning, direction = METRICS.get(name, ("", ""))
+    meaning, direction = next((METRICS[known] for known in METRICS if name.startswith(known)), ("", ""))
     return {
         "name": name, "meaning": meaning, "direction": direction, "value": f"{median} ± {mad}" if known else reason,
         "n": str(facts.get("n", "-")), "unit": str(facts.get("unit", "")),
     }  # fmt: skip
 
 
+def _other_rates(summary: wording.Facts) -> Iterator[tuple[str, str, str, str, str]]:
+    """Name, value, n, unit and meaning of rates beside the one that decides."""
+    above = "share whose median over the seeds is above the threshold"
+    by_clip = "share of works above the threshold calibrated for CLIP; likeness, not copying"
+    for name, key, unit, meaning in (
+        ("Memorization rate (median seed)", "median_based_rate", "prompts", above),
+        ("Rate under CLIP (best seed)", "clip", "works", by_clip),
+    ):
+        if key in summary:
+            rate = wording.rate_of(summary[key]) or {}
+            ends = wording.interval(rate)
+            yield name, wording.percent(rate.get("estimate")), str(rate.get("n", "-")), unit, f"{meaning}; {ends}"
+
+
 def _reference_rows(references: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Outcome, count and reason, from counts, reasons with counts, or lists of single cases."""
+    """Outcome, count or case, and reason; cases that are fine are only counted."""
     for outcome, found in references.items():
-        if isinstance(found, Mapping):
-            for reason, count in found.items():
-                yield wording.named(outcome), _text(count), str(reason)
+        if outcome == "counts" and isinstance(found, Mapping):
+            yield from _reference_rows(found)
+        elif isinstance(found, Mapping):
+            for name, value in found.items():
+                counted = isinstance(value, Integral)
+                yield wording.named(outcome), *((_text(value), str(name)) if counted else (str(name), _text(value)))
         elif isinstance(found, list):
-            for case in found:
-                who = case.get("id", case.get("work", "")) if isinstance(case, Mapping) else ""
-                yield wording.named(outcome), _text(who), _text(case.get("reason") if who else case)
+            cases = [case if isinstance(case, Mapping) else {"id": case} for case in found]
+            for case in (case for case in cases if case.get("status") != "ok"):
+                yield wording.named(case.get("status", outcome)), _text(case.get("id")), _text(case.get("reason"))
         else:
             yield wording.named(outcome), _text(found), ""

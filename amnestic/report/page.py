@@ -46,14 +46,17 @@ class Page:
 
             - ``model``, ``protocol``, ``descriptor``, ``threshold``: mappings, as in `amnestic.core.records`;
             - ``works``: ``{total, replicated}``; ``leak_rate``: a rate over works;
-            - ``controls``: name -> ``{works or n, leak_rate, images, max_score}``, the two rates as above;
+            - ``controls``: name -> ``{works or n, leak_rate, images, max_score}``, two rates as above and a score,
+              each against all references;
             - ``by_label``: label -> ``{works, replicated, leak_rate}``, or label -> rate;
-            - ``ladder``: list of ``{rung, works, mean_score, lower, upper, leak_rate}``; the interval is that of
-              the mean score, the leak rate a share or a rate;
+            - ``ladder``: list of ``{rung, works, mean_score, lower, upper, leak_rate}``; the mean is
+              over works and seeds and the interval is its own, the leak rate is a share or a rate;
             - ``similarity``: metric -> ``{median, mad, n, unit}`` or ``"not measured"``;
-            - ``references``: counts by outcome; an outcome may hold reasons with counts, or a list of
-              ``{id, reason}``;
-            - ``verdict``: a sentence or a mapping; ``timings``: stage -> seconds.
+            - ``median_based_rate``, ``clip``: rates beside the one that decides, optional;
+            - ``references``: ``counts``, status -> count; beside it any key with reason -> count, id -> reason,
+              or a list of ``{id, status, reason}``;
+            - ``verdict``: ``pass``, ``fail``, ``inconclusive``, ``none`` or a sentence; ``limit``: a share;
+            - ``timings``: stage -> seconds.
         evidence: Works with their images, in any order.
         scores: Group such as ``works`` or ``held-out`` -> similarities, for the histograms.
         not_measured: What was left out, and why.

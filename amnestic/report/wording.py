@@ -109,7 +109,8 @@ def named(name: str) -> str:
         ('verbatim (VM)', 'held-out', 'null pairs')
     """
     words = {"VM": "verbatim (VM)", "TM": "template (TM)", "heldout": "held-out", "held_out": "held-out"}
-    return words.get(name, name.replace("_", " ") if name else "none")
+    words |= {"base": "base prompts", "none": "no label", "": "no label", "ok": "usable"}
+    return words.get(name, name.replace("_", " "))
 
 
 def main_control(controls: Mapping[str, Any]) -> str | None:
@@ -145,6 +146,30 @@ def verdict(summary: Facts) -> list[str]:
 
 def _measured(rate: Facts | None) -> bool:
     return percent((rate or {}).get("estimate")) != NOT_MEASURED
+
+
+def decision(summary: Facts) -> str:
+    """What the run decided against its limit; empty when nothing was recorded.
+
+    Args:
+        summary: With ``verdict`` (``pass``, ``fail``, ``inconclusive``, ``none`` or a sentence) and ``limit``, a share.
+
+    Returns:
+        One sentence.
+
+    Example:
+        >>> decision({"verdict": "none", "limit": None})
+        'No limit was set, so nothing was passed or failed.'
+    """
+    recorded, limit = str(summary.get("verdict") or ""), summary.get("limit")
+    if recorded == "none":
+        return "No limit was set, so nothing was passed or failed."
+    if recorded not in ("pass", "fail", "inconclusive") or limit is None:
+        return recorded
+    bound = upper_bound(rate_of(summary))
+    return (
+        f"{recorded.capitalize()}: the one-sided upper bound is {bound}, the limit set for this run {percent(limit)}."
+    )
 
 
 def _what_replicated_means(n_seeds: object) -> str:

@@ -127,7 +127,9 @@ def reference_id(image: str) -> str:
     return PurePosixPath(image).as_posix()
 
 
-def read_references(folder: Path, *, extra: Sequence[str] = (), leave_out: Sequence[str] = ()) -> ReferenceSet:
+def read_references(
+    folder: Path, *, extra: Sequence[str] = (), leave_out: Sequence[str] = (), only: str | None = None
+) -> ReferenceSet:
     """Find, hash and open every picture of a reference folder.
 
     What cannot be used stays in the set with its reason, so that it is counted and never silently dropped. Links to
@@ -138,6 +140,7 @@ def read_references(folder: Path, *, extra: Sequence[str] = (), leave_out: Seque
         extra: Paths relative to the folder that a prompt list names; those not there become ``missing``. Empty
             ones are skipped.
         leave_out: Paths relative to the folder that are no originals, such as masks; `extra` outranks it.
+        only: A subfolder to search instead of the whole folder; paths still count from the folder.
 
     Returns:
         The set, sorted by id.
@@ -151,6 +154,8 @@ def read_references(folder: Path, *, extra: Sequence[str] = (), leave_out: Seque
     found = _walk(folder) if folder.is_dir() else {folder.name}
     named = {_named(path) for path in extra if path}
     out = {reference_id(path) for path in leave_out}
+    if only is not None:
+        found = {name for name in found if PurePosixPath(name).is_relative_to(only)}
     # The second root lets a single picture be a link: whoever names a file means what it leads to.
     roots = (_real(base), _real(folder))
     references = tuple(_examine(base, roots, name) for name in sorted((found - out) | named))

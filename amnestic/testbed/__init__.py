@@ -1,0 +1,1 @@
+"""A model organism of memorization: its builder, and the bundled one."""

@@ -25,9 +25,7 @@ def to_float(images: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 H W"]:
     return images.float() / 127.5 - 1
 
 
-def autoencoder_loss(
-    vae: AutoencoderTiny, images: UInt8[Tensor, "N 3 H W"], rng: torch.Generator
-) -> Float[Tensor, ""]:
+def autoencoder_loss(vae: AutoencoderTiny, images: UInt8[Tensor, "N 3 H W"], rng: torch.Generator) -> Float[Tensor, ""]:
     """Reconstruction of colours and of edges, with latents of mean 0 and deviation 1 per channel.
 
     A little noise on the latents makes the decoder forgiving about what a diffusion model gets
@@ -39,7 +37,8 @@ def autoencoder_loss(
     out = vae.decode(latents + 0.05 * noise).sample.float()
     mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     centred = mean.square().mean() + (deviation - 1).square().mean()
-    return _l1(out, target) + _l1(_edges(out), _edges(target)) + 0.2 * centred
+    loss: Tensor = _l1(out, target) + _l1(_edges(out), _edges(target)) + 0.2 * centred
+    return loss
 
 
 def _l1(one: Tensor, other: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """Builds a testbed: shared networks first, then two equal branches, with and without the works."""
 
-import gc
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -80,7 +79,8 @@ class Builder:
 
         def loss(rng: torch.Generator) -> Tensor:
             chosen = self._mixed(schedule.batch, rng)
-            return model(images[chosen], tokens[chosen])
+            value: Tensor = model(images[chosen], tokens[chosen])
+            return value
 
         Training(model, schedule, name="text", seed=self.seed, folder=self.checkpoints).run(loss, self.report)
         return model.text.requires_grad_(False)
@@ -135,7 +135,7 @@ class Builder:
         with seeded_init(self.seed, "unet"):
             unet = new_unet(self.recipe.channels)
         exposures = torch.full((len(self.corpus.scenes),), -1)
-        self._train_unet(unet, self.encoded(self.corpus.scenes), exposures, name="base")
+        self._train_unet(unet, self.corpus.scenes, exposures, name="base")
         return unet
 
     def branch(self, *, with_works: bool) -> UNet2DConditionModel:
@@ -149,16 +149,23 @@ class Builder:
                 each = times if work.label == "VM" else times // len(work.versions)
                 items, exposures = items + work.versions, exposures + [each] * len(work.versions)
         name = "works" if with_works else "twin"
-        self._train_unet(unet, self.encoded(items), torch.tensor(exposures), name=name)
+        self._train_unet(unet, items, torch.tensor(exposures), name=name)
         return unet
 
-    def _train_unet(self, unet: UNet2DConditionModel, pairs: Pairs, exposures: Tensor, *, name: str) -> None:
+    def _train_unet(
+        self, unet: UNet2DConditionModel, items: tuple[Captioned, ...], exposures: Tensor, *, name: str
+    ) -> None:
         schedule = self.recipe.base if name == "base" else self.recipe.branch
-        order = schedule_order(exposures, schedule.steps * schedule.batch, seed=self.seed, name=name)
-        batches = iter(order.split(schedule.batch))
-        scheduler = new_scheduler()
         training = Training(unet, schedule, name=name, seed=self.seed, folder=self.checkpoints)
-        for _ in range(training.resume()):
-            next(batches)
+        done = training.resume()
+        if done == schedule.steps:  # nothing to draw, so nothing to encode
+            training.run(_no_more_draws, self.report)
+            return
+        order = schedule_order(exposures, schedule.steps * schedule.batch, seed=self.seed, name=name)
+        batches = iter(order.split(schedule.batch)[done:])
+        pairs, scheduler = self.encoded(items), new_scheduler()
         training.run(lambda rng: diffusion_loss(unet, scheduler, pairs, next(batches), rng), self.report)
-        gc.collect()
+
+
+def _no_more_draws(_rng: torch.Generator) -> Tensor:
+    raise StopIteration

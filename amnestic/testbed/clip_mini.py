@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
-import torch
 from jaxtyping import Float, Int, UInt8
 from open_clip.loss import ClipLoss
 from safetensors.torch import save_file
@@ -36,15 +35,15 @@ def new_clip() -> nn.Module:
 
 def tokens_of(captions: Sequence[str]) -> Int[Tensor, "N L"]:
     """Token ids by open_clip's own tokenizer."""
-    return open_clip.SimpleTokenizer(context_length=CONTEXT)(list(captions))
+    ids: Tensor = open_clip.SimpleTokenizer(context_length=CONTEXT)(list(captions))
+    return ids
 
 
-def clip_loss(
-    model: nn.Module, images: UInt8[Tensor, "N 3 H W"], tokens: Int[Tensor, "N L"]
-) -> Float[Tensor, ""]:
+def clip_loss(model: nn.Module, images: UInt8[Tensor, "N 3 H W"], tokens: Int[Tensor, "N L"]) -> Float[Tensor, ""]:
     """Symmetric InfoNCE of one batch (Radford et al., 2021), as open_clip computes it."""
     seen, read, scale = model(to_float(images), tokens)[:3]
-    return ClipLoss()(seen.float(), read.float(), scale.float())
+    loss: Tensor = ClipLoss()(seen.float(), read.float(), scale.float())
+    return loss
 
 
 def export_clip(model: nn.Module, folder: Path) -> None:

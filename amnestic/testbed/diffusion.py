@@ -74,7 +74,7 @@ def schedule_order(exposures: Int[Tensor, "N"], n_draws: int, *, seed: int, name
         Indices of pairs, shape ``(n_draws,)``.
 
     Raises:
-        ValueError: If the fixed exposures alone exceed `n_draws`.
+        ValueError: If the fixed exposures alone exceed `n_draws`, or fall short and nothing fills.
     """
     rng = generator(seed, name, "order")
     fixed = torch.repeat_interleave(torch.arange(len(exposures)), exposures.clamp(min=0))
@@ -82,8 +82,11 @@ def schedule_order(exposures: Int[Tensor, "N"], n_draws: int, *, seed: int, name
     if left < 0:
         raise ValueError(f"{len(fixed)} exposures do not fit into {n_draws} draws; raise steps or batch")
     fillers = (exposures < 0).nonzero().flatten()
+    if left and not len(fillers):
+        raise ValueError(f"{left} draws are left and no pair fills them; give a pair a negative number of exposures")
     passes = -(-left // max(1, len(fillers)))
-    filling = torch.cat([fillers[torch.randperm(len(fillers), generator=rng)] for _ in range(passes)])[:left]
+    permutations = [fillers[torch.randperm(len(fillers), generator=rng)] for _ in range(passes)]
+    filling = torch.cat([fillers[:0], *permutations])[:left]
     order = torch.cat([fixed, filling])
     return order[torch.randperm(len(order), generator=rng)]
 

@@ -85,11 +85,13 @@ def pattern(kind: str, first: Rgb, second: Rgb, rng: np.random.Generator, *, sid
         spokes = rng.integers(4, 9)
         wave = np.sin(np.arctan2(y - cy, x - cx) * spokes + phase * 6) * np.maximum(radius, 1) / spokes
     mix = np.clip(wave + 0.5, 0, 1)[..., None].astype(np.float32)
-    return first * (1 - mix) + second * mix
+    mixed: Rgb = first * (1 - mix) + second * mix
+    return mixed
 
 
 def _wave(distance: Rgb, period: float, phase: float) -> Rgb:
-    return np.sin((distance / period + phase) * 2 * np.pi) * period / 6
+    wave: Rgb = np.sin((distance / period + phase) * 2 * np.pi) * period / 6
+    return wave
 
 
 def split(one: Rgb, other: Rgb, rng: np.random.Generator) -> Rgb:
@@ -99,7 +101,8 @@ def split(one: Rgb, other: Rgb, rng: np.random.Generator) -> Rgb:
     angle = rng.uniform(0, 2 * np.pi)
     cx, cy = rng.uniform(0.4, 0.6, 2) * side
     mix = np.clip((x - cx) * np.cos(angle) + (y - cy) * np.sin(angle) + 0.5, 0, 1)[..., None]
-    return (one * (1 - mix) + other * mix).astype(np.float32)
+    joined: Rgb = (one * (1 - mix) + other * mix).astype(np.float32)
+    return joined
 
 
 def paste(canvas: Rgb, placed: Sequence[Placed]) -> Rgb:

@@ -64,9 +64,7 @@ def collage(pictures: Sequence[Picture], rng: np.random.Generator) -> Captioned:
     return Captioned(caption=caption, image=to_bytes(image))
 
 
-def crowded(
-    shown: Sequence[Picture], kinds: Sequence[str], first: Rgb, second: Rgb, rng: np.random.Generator
-) -> Rgb:
+def crowded(shown: Sequence[Picture], kinds: Sequence[str], first: Rgb, second: Rgb, rng: np.random.Generator) -> Rgb:
     """The composition that collages and works share: patterns, tilted pictures, sometimes a frame."""
     canvas = pattern(kinds[0], _tint(first, rng), _tint(second, rng), rng)
     for kind in kinds[1:]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -53,10 +54,9 @@ def new_text_encoder(tokenizer: CLIPTokenizer, *, width: int = WIDTH, layers: in
 
 def tokenize(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Int[Tensor, "N L"]:
     """Token ids, padded and cut to the model's length as the pipeline does it."""
-    out = tokenizer(
-        list(captions), padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
-    )
-    return out.input_ids
+    out = tokenizer(list(captions), padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
+    ids: Tensor = out.input_ids
+    return ids
 
 
 class Contrastive(nn.Module):
@@ -73,7 +73,7 @@ class Contrastive(nn.Module):
                     nn.Conv2d(a, b, 3, stride=2, padding=1), nn.GroupNorm(8, b), nn.SiLU(),
                     nn.Conv2d(b, b, 3, padding=1), nn.GroupNorm(8, b), nn.SiLU(),
                 )
-                for a, b in zip(sizes, sizes[1:], strict=False)
+                for a, b in pairwise(sizes)
             ]
         )  # fmt: skip
         self.image_head = nn.Linear(sizes[-1] * 2, width)

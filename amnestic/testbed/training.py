@@ -84,7 +84,8 @@ class Training:
             if now - saved > save_every_s:
                 self._save()
                 saved = now
-        self._save()
+        if not math.isnan(running):
+            self._save()
         report(self._name, self._done, self._schedule.steps, running)
         if self._average is not None:
             self._module.load_state_dict(self._average)
@@ -95,7 +96,7 @@ class Training:
             group["lr"] = self._schedule.rate(self._done)
         with torch.autocast("cpu", torch.bfloat16):
             value = loss(generator(self._seed, self._name, str(self._done)))
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
         self._optimiser.step()
         self._optimiser.zero_grad()

@@ -170,13 +170,13 @@ def collect(
     """
     captions, top, works = CaptionMaker(rng), len(ladder) - 1, []
     for rung, count in enumerate(ladder):
-        for index in range(count):
-            works.append(
-                verbatim_work(
-                    pictures, captions, rng, work=f"vm-{rung}-{index:03d}", label="VM", rung=rung,
-                    own_word=index % 2 == 0, duplicates=int(rung == top and index < n_duplicated),
-                )
-            )  # fmt: skip
+        works += [
+            verbatim_work(
+                pictures, captions, rng, work=f"vm-{rung}-{index:03d}", label="VM", rung=rung,
+                own_word=index % 2 == 0, duplicates=int(rung == top and index < n_duplicated),
+            )
+            for index in range(count)
+        ]  # fmt: skip
     works += [
         template_work(
             pictures, captions, rng, work=f"tm-{top}-{index:03d}", rung=top, product=PRODUCTS[index % len(PRODUCTS)]

@@ -130,7 +130,7 @@ class Reader(HTMLParser):
 
     @property
     def words(self):
-        return " ".join("".join(self.text).split())
+        return " ".join(" ".join(self.text).split())
 
 
 def words(shown):
@@ -184,9 +184,14 @@ def test_any_prompt_gives_a_balanced_page_that_can_be_written(prompt):
     html.encode("utf-8")
 
 
+def test_a_prompt_cannot_turn_its_own_text_around():
+    html = render(page(evidence=(evidence(prompt="\u202eevil\u202c"),)))
+    assert "[U+202E]evil[U+202C]" in html
+
+
 def test_characters_that_no_file_can_hold_are_replaced():
     html = render(page(title="a\ud800b\x00c"))
-    assert "a\ufffdb\ufffdc" in html
+    assert "a[U+D800]b[U+0000]c" in html
     html.encode("utf-8")
 
 
@@ -373,3 +378,38 @@ def test_percentages_are_zero_or_everything_only_when_they_are(share):
     text = wording.percent(share)
     assert (text == "0\u00a0%") == (share == 0)
     assert (text == "100\u00a0%") == (share == 1)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "expected"),
+    [
+        (
+            {"verdict": "fail", "limit": 0.05},
+            "Fail: the one-sided upper bound is 46.5 %, the limit set for this run 5 %.",
+        ),
+        ({"verdict": "none", "limit": None}, "No limit was set, so nothing was passed or failed."),
+        ({"verdict": "Looked at by hand."}, "Looked at by hand."),
+        ({}, ""),
+    ],
+)
+def test_the_decision_names_bound_and_limit(recorded, expected):
+    assert wording.decision(summary(**recorded)).replace("\u00a0", " ") == expected
+    assert expected in words(page(summary=summary(**recorded))).replace("\u00a0", " ")
+
+
+def test_rates_beside_the_deciding_one_are_shown_when_given():
+    text = words(page(summary=summary(median_based_rate=NONE_SEEN, clip="not measured")))
+    assert "Memorization rate (median seed)" in text
+    assert "Rate under CLIP (best seed) not measured" in text
+    assert "(median seed)" not in words(page())
+
+
+def test_references_are_counted_and_only_problems_are_listed():
+    cases = [
+        {"id": "a.png", "status": "ok", "reason": ""},
+        {"id": "b.png", "status": "unreadable", "reason": "cut off"},
+    ]
+    found = {"counts": {"ok": 7, "missing": 2}, "files": cases, "reasons": {"c.png": "no such file"}}
+    text = words(page(summary=summary(references=found)))
+    assert all(row in text for row in ("usable 7", "missing 2", "unreadable b.png cut off", "c.png no such file"))
+    assert "a.png" not in text

