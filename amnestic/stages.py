@@ -191,7 +191,8 @@ def embed_stage(
     )
     threshold = _threshold(request, encoder.descriptor)
     generated, references = _embeddings(run, request, inputs, encoder, progress)
-    works = _works(inputs, references, threshold.value)
+    own = published_threshold(encoder.descriptor, bundled=request.bundled or request.sscd_weights)
+    works = _works(inputs, references, own.value)
     embedded = _embedded(request, inputs, generated, references, works)
     sscd = Judged(descriptor=encoder.descriptor, threshold=threshold, embedded=embedded, similarities=compare(embedded))
     if request.clip is None:
@@ -212,7 +213,7 @@ def embed_stage(
 def _threshold(request: AuditRequest, descriptor: Descriptor) -> Threshold:
     if request.threshold is not None:
         return Threshold(value=request.threshold, provenance="given with --threshold")
-    return published_threshold(descriptor, bundled=request.bundled)
+    return published_threshold(descriptor, bundled=request.bundled or request.sscd_weights)
 
 
 def _embeddings(

@@ -19,6 +19,7 @@ from amnestic.core.errors import InputError, UnsupportedModel
 from amnestic.model.families import PICKLED, check_family, read_index, refuse_foreign_code, refuse_pickle
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+FEWEST_TOKENS = 256  # one for each byte
 
 
 def load_pipeline(
@@ -50,7 +51,7 @@ def load_pipeline(
         refuse_pickle(folder, index)
     try:
         with _quiet():
-            return StableDiffusionPipeline.from_pretrained(
+            pipeline = StableDiffusionPipeline.from_pretrained(
                 str(folder) if folder.is_dir() else model,
                 revision=revision,
                 variant=variant,
@@ -63,6 +64,18 @@ def load_pipeline(
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{model} could not be loaded as a diffusers pipeline ({first}); check its files") from error
+    _check_tokenizer(model, pipeline)
+    return pipeline
+
+
+def _check_tokenizer(model: str, pipeline: StableDiffusionPipeline) -> None:
+    """Missing tokenizer files give an empty tokenizer, not an error: every prompt would read the same."""
+    n_known, n_embedded = len(pipeline.tokenizer), pipeline.text_encoder.config.vocab_size
+    if n_known < FEWEST_TOKENS or n_known > n_embedded:
+        raise InputError(
+            f"expected a tokenizer of {FEWEST_TOKENS} to {n_embedded} tokens in {model}, got {n_known}; "
+            "restore the files of its tokenizer"
+        )
 
 
 @contextmanager

@@ -187,7 +187,7 @@ class PipelineTarget:
             pipe._interrupt = stop_after is not None and step + 1 >= stop_after
             return kwargs
 
-        pipeline = _with_scheduler(self.pipeline, how.scheduler)
+        pipeline = _with_scheduler(self.pipeline, how.scheduler, how.num_inference_steps)
         latents: Tensor = pipeline(
             prompt=list(prompts),
             height=height,
@@ -230,7 +230,7 @@ def _check(how: Sampling, height: int, width: int, stop_after: int | None) -> No
         raise InputError(f"expected at least 1 denoising step, got {fewest}; ask for 1 or more")
 
 
-def _with_scheduler(pipeline: StableDiffusionPipeline, name: str) -> StableDiffusionPipeline:
+def _with_scheduler(pipeline: StableDiffusionPipeline, name: str, n_steps: int) -> StableDiffusionPipeline:
     """The same components under another scheduler; the given pipeline keeps its own.
 
     Schedulers remember where they are, so even the model's own is built anew.
@@ -245,6 +245,12 @@ def _with_scheduler(pipeline: StableDiffusionPipeline, name: str) -> StableDiffu
     dated = {k: v for k, v in MODERN.items() if scheduler.config.get(k, v) != v}
     if dated:
         scheduler.register_to_config(**dated)
+    try:
+        scheduler.set_timesteps(n_steps)
+    except (ValueError, IndexError) as error:
+        raise InputError(
+            f"{kind.__name__} cannot draw in {n_steps} steps ({error}); ask for another number of steps"
+        ) from error
     same = type(pipeline)(**{**pipeline.components, "scheduler": scheduler}, requires_safety_checker=False)
     same.set_progress_bar_config(disable=True)
     return same

@@ -1,5 +1,4 @@
 import pytest
-import suppress
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,7 +34,7 @@ def fit(folder, schedule=SHORT, *, module=None, killed_at=None, save_every_s=1e9
         return (module(x).float() - x.sum(dim=1, keepdim=True)).square().mean()
 
     training = Training(module, schedule, name="net", seed=7, folder=folder)
-    with suppress(Killed):
+    with contextlib.suppress(Killed):
         training.run(loss, lambda *line: told.append(line), save_every_s=save_every_s)
     return module, calls, told
 
