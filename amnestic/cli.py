@@ -317,3 +317,25 @@ def testbed_build(
         )
         export(builder, folder, sampling={"num_inference_steps": 20, "guidance_scale": 1.5})
     out.print(f"testbed: {folder}\nnow measure it: amnestic testbed verify {folder}", markup=False)
+
+
+@testbed_app.command("verify")
+def testbed_verify(
+    folder: Annotated[Path, typer.Argument(help="Testbed folder.")],
+    run: Annotated[Path, typer.Option("--out", help="Folder of the runs.")] = Path("runs/verify"),
+    record: Annotated[bool, typer.Option("--record", help="Write the result into the testbed's manifest.")] = False,
+) -> None:
+    """Measure what a testbed promises, on its model and its twin."""
+    from amnestic import stages
+    from amnestic.core.store import write_json
+    from amnestic.testbed.bundled import open_testbed
+
+    with progress_bars() as show:
+        measured = stages.verify_testbed(folder, run, progress=show)
+    if not measured:
+        return
+    if record:
+        write_json(folder / "manifest.json", open_testbed(folder).manifest | {"measured": measured})
+    _print_contract(measured)
+    if not all(row["holds"] for row in measured["contract"]):
+        raise typer.Exit(EXIT_GATE_FAILED)

@@ -7,7 +7,7 @@ disk. No stage calls another; `audit` lists them in order.
 import io
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from amnestic.core.protocols import Encoder
 from amnestic.core.records import Descriptor, MethodSpec, Prompt, TargetId, Threshold, Unit, digest, plain
 from amnestic.core.seeds import seed_for
 from amnestic.core.store import Record, Run, write_atomically, write_json
+from amnestic.measures.calibration import auc
 from amnestic.model.clip import ClipEncoder, load_clip
 from amnestic.model.descriptors import choose_descriptor, published_threshold
 from amnestic.model.target import PipelineTarget
@@ -37,6 +38,8 @@ from amnestic.report.page import Evidence, Page
 from amnestic.sources.images import open_image
 from amnestic.sources.prompts import prompts_digest, read_prompts
 from amnestic.sources.references import ReferenceSet, cluster_works, read_references, reference_id
+from amnestic.testbed.bundled import open_testbed
+from amnestic.testbed.contract import contract
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many are done, and how many there are."""
@@ -251,12 +254,18 @@ def _encode_in_chunks(
 
 
 def _works(inputs: Inputs, references: Tensor, threshold: float) -> dict[str, str]:
-    """Which work each usable reference shows: declared by the prompt list, or found by likeness."""
+    """Which work each usable reference shows: as the prompt list declares, else found by likeness.
+
+    References that the list declares to be different works stay different, however alike they look.
+    """
     usable = [r.id for r in inputs.references.usable()]
     declared = {inputs.original_of(p): p.work for p in inputs.prompts if p.image and p.work}
-    return cluster_works(
-        references, usable, threshold=threshold, declared={k: v for k, v in declared.items() if k in set(usable)}
-    )
+    open_rows = [index for index, name in enumerate(usable) if name not in declared]
+    found = {name: declared[name] for name in usable if name in declared}
+    if open_rows:
+        names = [usable[index] for index in open_rows]
+        found |= cluster_works(references[open_rows], names, threshold=threshold, declared={})
+    return found
 
 
 def _embedded(
@@ -394,3 +403,44 @@ def _thumbnail(image: Any) -> bytes:  # noqa: ANN401 - an 8-bit array
     small = Image.fromarray(image)
     small.thumbnail((EVIDENCE_SIDE, EVIDENCE_SIDE), Image.Resampling.LANCZOS)
     return _png(np.asarray(small))
+
+
+def verify_testbed(folder: Path, out: Path, *, progress: Progress = silent) -> dict[str, Any]:
+    """Measure what a testbed promises: audit its model and its twin at the manifest's settings.
+
+    Args:
+        folder: The testbed.
+        out: Folder of the two runs; issue the command again to continue.
+        progress: Told how far each stage is.
+
+    Returns:
+        Descriptor, protocol id and the contract table.
+    """
+    testbed = open_testbed(folder)
+    request = AuditRequest(
+        model=str(folder / "pipeline"), prompts=testbed.prompts, references=folder, out=out / "pipeline",
+        sampling=testbed.sampling, clip=f"local-dir:{folder / 'descriptors' / 'clip-mini'}",
+        bundled=folder / "descriptors" / "sscd-mini",
+    )  # fmt: skip
+    summary = audit(request, progress=progress)
+    if summary is None:
+        return {}
+    twin = None
+    if (folder / "twin" / "model_index.json").exists():
+        audit(replace(request, model=str(folder / "twin"), out=out / "twin"), progress=progress)
+        twin = Run.open(out / "twin").read_table("matches")
+    matches = Run.open(request.out).read_table("matches")
+    table = contract(summary, matches, twin, caption_auc=_caption_auc(request))
+    return {"descriptor": summary["descriptor"]["id"], "protocol": summary["protocol"]["id"], "contract": table}
+
+
+def _caption_auc(request: AuditRequest) -> float:
+    """AUC of base images with their own captions against the captions of the next prompts."""
+    inputs, run = read_inputs(request), Run.open(request.out)
+    judge = load_clip(str(request.clip))
+    generated, _ = _embeddings(run, request, inputs, judge, silent)
+    rows = [i for i, p in enumerate(inputs.prompts) if p.label == "base"]
+    images, read = generated[rows], judge.read([inputs.prompts[i].prompt for i in rows])
+    matched = (images * read[:, None]).sum(-1).flatten()
+    shuffled = (images * read.roll(1, 0)[:, None]).sum(-1).flatten()
+    return auc(matched.numpy(), shuffled.numpy())

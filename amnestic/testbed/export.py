@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from amnestic.core.store import write_json
+from amnestic.measures.calibration import calibrate_threshold
+from amnestic.model.sscd import normalised
 from amnestic.testbed.build import Builder
 from amnestic.testbed.clip_mini import export_clip
+from amnestic.testbed.corpus import image_tensor
 from amnestic.testbed.diffusion import new_scheduler
 from amnestic.testbed.pictures import licence_notices
 from amnestic.testbed.scenes import Captioned
@@ -38,7 +41,7 @@ def export(builder: Builder, out: Path, *, sampling: dict[str, Any]) -> Path:
     """
     export_pipeline(builder, builder.branch(with_works=True), out / "pipeline")
     export_clip(builder.clip, out / "descriptors" / "clip-mini")
-    export_sscd(builder.sscd, out / "descriptors" / "sscd-mini", None)
+    export_sscd(builder.sscd, out / "descriptors" / "sscd-mini", mini_threshold(builder))
     export_pipeline(builder, builder.branch(with_works=False), out / "twin")
     _write_works(builder, out)
     _write_base_images(builder, out)
@@ -62,6 +65,16 @@ def export_pipeline(builder: Builder, unet: UNet2DConditionModel, folder: Path) 
     shutil.rmtree(folder, ignore_errors=True)
     pipeline.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
     pipeline.to(dtype=torch.float32)
+
+
+@torch.no_grad()
+def mini_threshold(builder: Builder, *, false_positive_rate: float = 1e-4) -> float:
+    """Threshold of sscd-mini, calibrated on pairs of different look-alikes; no work is among them."""
+    images = image_tensor(builder.corpus.collection.lookalikes)
+    vectors = torch.cat([builder.sscd(normalised(chunk)) for chunk in images.split(128)])
+    rows, columns = torch.triu_indices(len(vectors), len(vectors), offset=1)
+    null = (vectors @ vectors.T)[rows, columns]
+    return calibrate_threshold(null.numpy(), false_positive_rate=false_positive_rate).value
 
 
 def _write_works(builder: Builder, out: Path) -> None:

@@ -227,15 +227,15 @@ class TestSample:
     @numpy_remark
     @pytest.mark.parametrize("name", ["model", "PNDMScheduler", "DPMSolverMultistepScheduler"])
     def test_other_schedulers_by_name(self, target, name):
-        drawn = target.sample(UNITS[:1], PROMPTS[:1], Sampling(scheduler=name, num_inference_steps=3))
+        drawn = target.sample(UNITS[:1], PROMPTS[:1], Sampling(scheduler=name, num_inference_steps=4))
         assert torch.isfinite(drawn).all()
-        same = torch.equal(drawn, target.sample(UNITS[:1], PROMPTS[:1], SHORT))
+        same = torch.equal(drawn, target.sample(UNITS[:1], PROMPTS[:1], Sampling(num_inference_steps=4)))
         assert same == (name == "model")
 
     def test_leaves_the_pipelines_scheduler_alone(self, target):
         scheduler = target.pipeline.scheduler
         before = dict(scheduler.config), scheduler.timesteps.clone(), scheduler.num_inference_steps
-        target.sample(UNITS[:1], PROMPTS[:1], Sampling(scheduler="PNDMScheduler", num_inference_steps=2))
+        target.sample(UNITS[:1], PROMPTS[:1], Sampling(scheduler="PNDMScheduler", num_inference_steps=4))
         target.sample(UNITS[:1], PROMPTS[:1], Sampling(scheduler="model", num_inference_steps=2))
         assert target.pipeline.scheduler is scheduler
         assert dict(scheduler.config) == before[0]
@@ -273,6 +273,8 @@ class TestSample:
             (Sampling(width=-8), None, "multiples of 8"),
             (Sampling(num_inference_steps=0), None, "at least 1 denoising step, got 0"),
             (Sampling(), 0, "at least 1 denoising step, got 0"),
+            (Sampling(num_inference_steps=2000), None, "DDIMScheduler cannot draw in 2000 steps"),
+            (Sampling(scheduler="PNDMScheduler", num_inference_steps=2), None, "PNDMScheduler cannot draw in 2 steps"),
         ],
     )
     def test_refuses_what_cannot_be_drawn(self, target, how, stop_after, sentence):
@@ -380,10 +382,15 @@ class TestRefusals:
         with pytest.raises(InputError, match="could not be loaded"):
             PipelineTarget.load(str(tiny_copy))
 
-    @pytest.mark.parametrize("part", ["unet", "tokenizer", "scheduler"])
+    @pytest.mark.parametrize("part", ["unet", "text_encoder", "scheduler"])
     def test_a_missing_part(self, tiny_copy, part):
         shutil.rmtree(tiny_copy / part)
         with pytest.raises(InputError, match="could not be loaded"):
+            PipelineTarget.load(str(tiny_copy))
+
+    def test_a_missing_tokenizer_is_not_taken_for_an_empty_one(self, tiny_copy):
+        shutil.rmtree(tiny_copy / "tokenizer")
+        with pytest.raises(InputError, match="restore the files of its tokenizer"):
             PipelineTarget.load(str(tiny_copy))
 
     def test_an_unknown_precision(self, tiny_pipeline):
