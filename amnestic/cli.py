@@ -26,7 +26,7 @@ app.add_typer(testbed_app, name="testbed", no_args_is_help=True)
 
 EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_RUNTIME, EXIT_INTERRUPTED = 3, 4, 5, 130
 VERDICT_EXIT = {"fail": EXIT_GATE_FAILED, "inconclusive": EXIT_INCONCLUSIVE}
-errors = Console(stderr=True, highlight=False)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False, soft_wrap=True)
 
 

@@ -4,7 +4,6 @@ Stages are the only code that joins rooms and, with `core.store`, the only one t
 disk. No stage calls another; `audit` lists them in order.
 """
 
-import io
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import save as tensor_bytes
 from torch import Tensor
 
-from amnestic.audit.evidence import pixel_evidence
+from amnestic.audit.evidence import pixel_evidence, png, thumbnail
 from amnestic.audit.generate import Drawn, generate, plan
+from amnestic.audit.matches import match_rows
 from amnestic.audit.replication import Embedded, calibrated, compare
 from amnestic.audit.request import AuditRequest
 from amnestic.audit.summary import Judged, flags_of, not_measured, null_and_groups, summarize
@@ -28,7 +27,6 @@ from amnestic.core.protocols import Encoder
 from amnestic.core.records import Descriptor, MethodSpec, Prompt, TargetId, Threshold, Unit, digest, plain
 from amnestic.core.seeds import seed_for
 from amnestic.core.store import Record, Run, write_atomically, write_json
-from amnestic.measures.calibration import auc
 from amnestic.model.clip import ClipEncoder, load_clip
 from amnestic.model.descriptors import choose_descriptor, published_threshold
 from amnestic.model.target import PipelineTarget
@@ -39,12 +37,10 @@ from amnestic.sources.images import open_image
 from amnestic.sources.prompts import prompts_digest, read_prompts
 from amnestic.sources.references import ReferenceSet, cluster_works, read_references, reference_id
 from amnestic.testbed.bundled import open_testbed
-from amnestic.testbed.contract import contract
+from amnestic.testbed.contract import caption_auc, contract
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many are done, and how many there are."""
-
-EVIDENCE_SIDE = 192
 
 
 def silent(_what: str, _done: int, _total: int) -> None:
@@ -160,7 +156,7 @@ def _keep(run: Run, drawn: Drawn, *, latents: bool) -> None:
     if latents:
         write_atomically(file.with_suffix(".safetensors"), tensor_bytes({"latent": drawn.latent.contiguous()}))
     if not file.exists():
-        write_atomically(file, _png(drawn.image))
+        write_atomically(file, png(drawn.image))
 
 
 def write_samples(run: Run, request: AuditRequest, inputs: Inputs) -> None:
@@ -293,7 +289,8 @@ def score_stage(
     alignment: Tensor | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Rates with intervals and controls; `matches.parquet` and the score record."""
-    rows = match_rows(run, inputs, sscd, clip, alignment)
+    names = [r.id for r in inputs.references.usable()]
+    rows = match_rows(sscd, clip, alignment, names, lambda prompt, seed: _pixels(run, inputs, prompt, seed))
     run.write_table("matches", rows)
     counts = inputs.references.counts()
     reasons = [{"id": r.id, "reason": r.reason} for r in inputs.references.references if r.status != "ok"]
@@ -308,36 +305,6 @@ def score_stage(
                     tensors={"paired": sscd.similarities.paired, "nearest": sscd.similarities.nearest}))  # fmt: skip
     write_json(run.folder / "references.json", inputs.references.manifest())
     return summary
-
-
-def match_rows(
-    run: Run, inputs: Inputs, sscd: Judged, clip: Judged | None, alignment: Tensor | None
-) -> list[dict[str, Any]]:
-    """One row per prompt and seed; pixel evidence where the pair scores above the threshold."""
-    usable = inputs.references.usable()
-    value = sscd.threshold.value if sscd.threshold else float("inf")
-    rows = []
-    for p, prompt in enumerate(inputs.prompts):
-        for s, seed in enumerate(sscd.embedded.seeds):
-            pair, near = float(sscd.similarities.paired[p, s]), int(sscd.similarities.nearest_row[p, s])
-            row: dict[str, Any] = {
-                "prompt_id": prompt.id, "seed": seed, "label": prompt.label, "rung": prompt.rung,
-                "work": sscd.embedded.work_of(p), "sscd_paired": None if np.isnan(pair) else pair,
-                "sscd_nearest": float(sscd.similarities.nearest[p, s]), "nearest_reference": usable[near].id,
-                "nearest_work": sscd.embedded.works[near],
-                "clip_paired": _or_none(clip.similarities.paired[p, s]) if clip else None,
-                "clip_nearest": _or_none(clip.similarities.nearest[p, s]) if clip else None,
-                "clip_alignment": _or_none(alignment[p, s]) if alignment is not None else None,
-                "ssim": None, "tiled_l2": None, "error_outside_mask": None, "error_inside_mask": None,
-            }  # fmt: skip
-            if pair > value:
-                row |= _pixels(run, inputs, prompt, seed)
-            rows.append(row)
-    return rows
-
-
-def _or_none(value: Tensor) -> float | None:
-    return None if bool(value.isnan()) else float(value)
 
 
 def _pixels(run: Run, inputs: Inputs, prompt: Prompt, seed: int) -> dict[str, float]:
@@ -381,9 +348,9 @@ def evidence_of(run: Run, inputs: Inputs, sscd: Judged) -> list[Evidence]:
         found.append(
             Evidence(
                 work=sscd.embedded.work_of(p), label=prompt.label, rung=prompt.rung, prompt=prompt.prompt,
-                reference=_thumbnail(inputs.references.load(by_id[inputs.original_of(prompt)])),
+                reference=thumbnail(inputs.references.load(by_id[inputs.original_of(prompt)])),
                 generations=tuple(
-                    (seed, score, _thumbnail(open_image(run.image_file(Unit(prompt.id, seed)))))
+                    (seed, score, thumbnail(open_image(run.image_file(Unit(prompt.id, seed)))))
                     for seed, score in zip(sscd.embedded.seeds, scores, strict=True)
                 ),
                 best_score=scores[best], replicated=scores[best] > value,
@@ -391,18 +358,6 @@ def evidence_of(run: Run, inputs: Inputs, sscd: Judged) -> list[Evidence]:
             )
         )  # fmt: skip
     return found
-
-
-def _png(image: Any) -> bytes:  # noqa: ANN401 - an 8-bit array
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _thumbnail(image: Any) -> bytes:  # noqa: ANN401 - an 8-bit array
-    small = Image.fromarray(image)
-    small.thumbnail((EVIDENCE_SIDE, EVIDENCE_SIDE), Image.Resampling.LANCZOS)
-    return _png(np.asarray(small))
 
 
 def verify_testbed(folder: Path, out: Path, *, progress: Progress = silent) -> dict[str, Any]:
@@ -430,7 +385,7 @@ def verify_testbed(folder: Path, out: Path, *, progress: Progress = silent) -> d
         audit(replace(request, model=str(folder / "twin"), out=out / "twin"), progress=progress)
         twin = Run.open(out / "twin").read_table("matches")
     matches = Run.open(request.out).read_table("matches")
-    table = contract(summary, matches, twin, caption_auc=_caption_auc(request))
+    table = contract(summary, matches, twin, auc_of_captions=_caption_auc(request))
     return {"descriptor": summary["descriptor"]["id"], "protocol": summary["protocol"]["id"], "contract": table}
 
 
@@ -440,7 +395,4 @@ def _caption_auc(request: AuditRequest) -> float:
     judge = load_clip(str(request.clip))
     generated, _ = _embeddings(run, request, inputs, judge, silent)
     rows = [i for i, p in enumerate(inputs.prompts) if p.label == "base"]
-    images, read = generated[rows], judge.read([inputs.prompts[i].prompt for i in rows])
-    matched = (images * read[:, None]).sum(-1).flatten()
-    shuffled = (images * read.roll(1, 0)[:, None]).sum(-1).flatten()
-    return auc(matched.numpy(), shuffled.numpy())
+    return caption_auc(generated[rows], judge.read([inputs.prompts[i].prompt for i in rows]))

@@ -1,9 +1,14 @@
 """Pixel evidence beside the descriptors: what a person can check without a neural network."""
 
+import io
+
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from amnestic.measures.pixels import masked_error, match_size, ssim_map, tiled_l2
+
+EVIDENCE_SIDE = 192
 
 
 def pixel_evidence(
@@ -29,3 +34,17 @@ def pixel_evidence(
             outside, inside = masked_error(generated, reference, region)
             found |= {"error_outside_mask": outside, "error_inside_mask": inside}
     return found
+
+
+def png(image: NDArray[np.uint8]) -> bytes:
+    """An 8-bit RGB image as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def thumbnail(image: NDArray[np.uint8]) -> bytes:
+    """The image as PNG, made smaller when it is larger than a report needs."""
+    small = Image.fromarray(image)
+    small.thumbnail((EVIDENCE_SIDE, EVIDENCE_SIDE), Image.Resampling.LANCZOS)
+    return png(np.asarray(small))

@@ -14,7 +14,7 @@ def seed_for(root: int, *names: str) -> int:
 
     Args:
         root: Root seed of the run or the testbed.
-        names: What the draw is for, from general to special.
+        *names: What the draw is for, from general to special.
 
     Returns:
         Integer in [0, 2**63), the same on every machine.

@@ -35,6 +35,8 @@ class ImageProblem(InputError):
         reason: Why, and what to do; without the file's path, so that it can be kept in a record.
     """
 
+    reason: str
+
     def __init__(self, reason: str, path: Path | None = None) -> None:
         """Give the reason, and the file to name in front of it."""
         super().__init__(reason if path is None else f"{path}: {reason}")

@@ -5,6 +5,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from amnestic.measures.calibration import auc
 
 Row = Mapping[str, Any]
 
@@ -27,7 +31,7 @@ class Promise:
 
 
 def contract(
-    summary: Mapping[str, Any], matches: Sequence[Row], twin: Sequence[Row] | None, *, caption_auc: float | None
+    summary: Mapping[str, Any], matches: Sequence[Row], twin: Sequence[Row] | None, *, auc_of_captions: float | None
 ) -> list[dict[str, Any]]:
     """The contract table of one testbed.
 
@@ -35,7 +39,7 @@ def contract(
         summary: Summary of the audit of the model that memorizes.
         matches: Its rows, one per prompt and seed.
         twin: Rows of the twin on the same prompts, or `None` when it was not audited.
-        caption_auc: AUC of matched against shuffled captions on base prompts, or `None`.
+        auc_of_captions: AUC of matched against shuffled captions on base prompts, or `None`.
 
     Returns:
         Plain rows; a part that was not measured does not hold.
@@ -61,8 +65,8 @@ def contract(
         _diversity(summary),
         Promise(
             promise="base prompts follow their captions (AUC)", limit=">= 0.95",
-            measured="not measured" if caption_auc is None else f"{caption_auc:.4f}",
-            holds=caption_auc is not None and caption_auc >= 0.95,
+            measured="not measured" if auc_of_captions is None else f"{auc_of_captions:.4f}",
+            holds=auc_of_captions is not None and auc_of_captions >= 0.95,
         ),
     ]  # fmt: skip
     return [asdict(row) for row in rows]
@@ -100,3 +104,18 @@ def _diversity(summary: Mapping[str, Any]) -> Promise:
         promise="base prompts differ between seeds (median D_SSCD)", limit="<= 0.50",
         measured="not measured" if value is None else f"{value:.3f}", holds=value is not None and value <= 0.5,
     )  # fmt: skip
+
+
+def caption_auc(images: Float[Tensor, "P S D"], captions: Float[Tensor, "P D"]) -> float:
+    """AUC of images against their own captions, with the captions of the next prompts as negatives.
+
+    Args:
+        images: Unit vectors of P prompts, S seeds.
+        captions: Unit vectors of the P captions, under the same CLIP model.
+
+    Returns:
+        Probability in [0, 1] that a matched pair scores above a shuffled one; 0.5 is chance.
+    """
+    matched = (images * captions[:, None]).sum(-1).flatten()
+    shuffled = (images * captions.roll(1, 0)[:, None]).sum(-1).flatten()
+    return auc(matched.numpy(), shuffled.numpy())

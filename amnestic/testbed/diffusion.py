@@ -42,6 +42,7 @@ def new_scheduler() -> DDIMScheduler:
         prediction_type="v_prediction",
         clip_sample=False,
         timestep_spacing="trailing",
+        steps_offset=1,  # unused by trailing spacing; pipelines ask for it
     )
 
 

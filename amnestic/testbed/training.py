@@ -102,7 +102,7 @@ class Training:
         self._optimiser.zero_grad()
         self._done += 1
         self._update_average()
-        return float(value)
+        return float(value.detach())
 
     @torch.no_grad()
     def _update_average(self) -> None:

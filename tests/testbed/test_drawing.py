@@ -41,11 +41,11 @@ def test_colours_can_be_told_apart():
 def test_a_pattern_mixes_its_two_colours_and_shows_both(kind, seed):
     first, second = colour("navy"), colour("yellow")
     image = pattern(kind, first, second, np.random.default_rng(seed))
-    mix = ((image - first) / (second - first)).astype(float)
+    mix = ((image - first)[..., :2] / (second - first)[:2]).astype(float)  # their blue is the same
     assert image.shape == (SIDE, SIDE, 3)
     assert mix.min() > -1e-5
     assert mix.max() < 1 + 1e-5
-    np.testing.assert_allclose(mix[..., 0], mix[..., 2], atol=1e-5)
+    np.testing.assert_allclose(mix[..., 0], mix[..., 1], atol=1e-5)
     assert (mix[..., 0] < 0.1).mean() > 0.01
     assert (mix[..., 0] > 0.9).mean() > 0.01
 
