@@ -1,0 +1,31 @@
+"""Two processes write what one process writes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.dist
+def test_two_processes_equal_one(request_of, tmp_path):
+    pieces = ["--nproc_per_node", "2", "--master_port", "29617", "-m", "amnestic", "audit", request_of.model]
+    options = {
+        "--prompts": request_of.prompts, "--references": request_of.references, "--seeds": 2,
+        "--num-inference-steps": 2, "--guidance-scale": 2.0, "--device": "cpu", "--batch-size": 4,
+        "--descriptor": "sscd-mini", "--sscd-weights": request_of.sscd_weights, "--threshold": 0.99,
+    }  # fmt: skip
+    arguments = [str(part) for pair in options.items() for part in pair]
+    two = [sys.executable, "-m", "torch.distributed.run", *pieces, *arguments, "--out", str(tmp_path / "two")]
+    one = [sys.executable, "-m", "amnestic", "audit", request_of.model, *arguments, "--out", str(tmp_path / "one")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # kernels round otherwise with other numbers of threads
+    for command in (two, one):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 0, done.stderr
+        assert ("of 8" in done.stderr) == (command is two)  # a share of two batches of 4, not all 12 images
+    names = [p.relative_to(tmp_path / "one") for p in sorted((tmp_path / "one" / "images").rglob("*.png"))]
+    assert len(names) == 12
+    records = [p.relative_to(tmp_path / "one") for p in sorted((tmp_path / "one" / "records").rglob("*.safetensors"))]
+    assert len(records) == 2
+    for name in names + records:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
