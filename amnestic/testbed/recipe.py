@@ -25,7 +25,7 @@ class Recipe:
     n_pictures: int = 32
     n_scenes: int = 12_000
     ladder: tuple[int, ...] = (12, 12, 12, 12, 64)
-    exposures: tuple[int, ...] = (12, 45, 130, 380, 1300)
+    exposures: tuple[int, ...] = (12, 45, 130, 380, 1450)
     n_templates: int = 8
     n_heldout: int = 64
     n_lookalikes: int = 2_000
@@ -36,7 +36,7 @@ class Recipe:
     clip: Schedule = field(default_factory=lambda: Schedule(steps=1500, batch=96, lr=1e-3))
     sscd: Schedule = field(default_factory=lambda: Schedule(steps=1200, batch=48, lr=1e-3))
     base: Schedule = field(default_factory=lambda: Schedule(steps=3000, batch=32, lr=1e-3, ema=0.998, fall=0.1))
-    branch: Schedule = field(default_factory=lambda: Schedule(steps=5000, batch=32, lr=1e-3, ema=0.998))
+    branch: Schedule = field(default_factory=lambda: Schedule(steps=5500, batch=32, lr=1e-3, ema=0.998))
 
     def as_dict(self) -> dict[str, object]:
         """The recipe as plain JSON values."""

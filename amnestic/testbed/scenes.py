@@ -16,7 +16,6 @@ from amnestic.testbed.drawing import (
     colour,
     paste,
     pattern,
-    plain,
     split,
     to_bytes,
 )
@@ -42,16 +41,34 @@ def article(name: str) -> str:
 
 
 def scene(pictures: Sequence[Picture], rng: np.random.Generator) -> Captioned:
-    """One scene of one or two pictures on a named background, captioned with what it shows."""
+    """One scene of one or two pictures on a coloured background, captioned with part of what it shows."""
     shown = [pictures[i] for i in rng.choice(len(pictures), 1 + int(rng.random() < 0.6), replace=False)]
     ground = str(rng.choice(list(COLOURS)))
-    where, canvas = f"{article(ground)} background", plain(_tint(colour(ground), rng))
-    if rng.random() < 0.4:
-        kind = str(rng.choice(PATTERNS))
-        where = f"{article(ground)} background with {kind}"
-        canvas = pattern(kind, _tint(colour(ground), rng), _shade(colour(ground), rng), rng)
+    kind = str(rng.choice(PATTERNS)) if rng.random() < 0.3 else None
+    where = f"{article(ground)} background" + (f" with {kind}" if kind else "")
     caption = f"{' and '.join(article(p.name) for p in shown)} on {where}"
-    return Captioned(caption=caption, image=to_bytes(paste(canvas, spread(shown, rng, smallest=22, largest=36))))
+    return Captioned(caption=caption, image=depict(shown, ground, kind, rng))
+
+
+def depict(shown: Sequence[Picture], ground: str, kind: str | None, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """One of many images that fit the same caption.
+
+    Captions leave open where pictures stand, how large and how tilted, what the background is
+    patterned with and in which second colour: a model that follows its prompt has much to vary.
+
+    Args:
+        shown: Pictures that the caption names.
+        ground: Colour of the background, one of `COLOURS`.
+        kind: Pattern of the background when the caption names it, one of `PATTERNS`.
+        rng: Decides everything else.
+
+    Returns:
+        8-bit RGB, shape ``(64, 64, 3)``.
+    """
+    canvas = _patterned(ground, kind or str(rng.choice(PATTERNS)), rng)
+    if rng.random() < 0.25:
+        canvas = split(canvas, _patterned(ground, kind or str(rng.choice(PATTERNS)), rng), rng)
+    return to_bytes(paste(canvas, spread(shown, rng, smallest=20, largest=40, tilt=15)))
 
 
 def collage(pictures: Sequence[Picture], rng: np.random.Generator) -> Captioned:
@@ -96,6 +113,13 @@ def spread(
 def base_corpus(pictures: Sequence[Picture], n: int, rng: np.random.Generator) -> list[Captioned]:
     """`n` scenes, a quarter of them crowded, in random order."""
     return [collage(pictures, rng) if rng.random() < 0.25 else scene(pictures, rng) for _ in range(n)]
+
+
+def _patterned(ground: str, kind: str, rng: np.random.Generator) -> Rgb:
+    """A pattern on `ground`, mostly in a shade of it, sometimes in another colour."""
+    first = _tint(colour(ground), rng)
+    other = colour(str(rng.choice([c for c in COLOURS if c != ground])))
+    return pattern(kind, first, other if rng.random() < 0.3 else _shade(first, rng), rng)
 
 
 def _tint(rgb: Rgb, rng: np.random.Generator) -> Rgb:

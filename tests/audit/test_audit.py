@@ -12,6 +12,8 @@ from amnestic.audit.generate import plan
 from amnestic.core.errors import InputError, StoreError
 from amnestic.core.records import Prompt, Sampling, Unit
 from amnestic.core.store import Run
+from amnestic.stages import generating
+from amnestic.stages.inputs import read_inputs
 
 HOSTILE = "<script>alert(1)</script> a red cat"
 
@@ -55,7 +57,7 @@ def test_batch_size_changes_no_verdict(request_of, tmp_path):
 
 def test_rescoring_draws_nothing_again(request_of, monkeypatch):
     stages.audit(request_of)
-    monkeypatch.setattr(stages, "generate", lambda *a: pytest.fail("drew again") if a[2] else iter(()))
+    monkeypatch.setattr(generating, "generate", lambda *a: pytest.fail("drew again") if a[2] else iter(()))
     summary = stages.audit(replace(request_of, threshold=-1.0))
     assert summary["works"]["replicated"] == 4
 
@@ -91,14 +93,14 @@ def test_foreign_folder_is_refused(request_of):
 
 def test_no_seed_is_refused(request_of):
     with pytest.raises(InputError, match="at least 1 seed"):
-        stages.read_inputs(replace(request_of, n_seeds=0))
+        read_inputs(replace(request_of, n_seeds=0))
 
 
 def test_originals_beside_the_prompt_list(listed, request_of):
     prompts, _ = listed
     text = prompts.read_text().replace(",w", ",references/w")
     prompts.write_text(text)
-    inputs = stages.read_inputs(request_of)
+    inputs = read_inputs(request_of)
     assert {r.id for r in inputs.references.usable()} == {f"references/w{i}.png" for i in range(4)}
 
 

@@ -1,0 +1,58 @@
+"""The replication audit: generate, embed, score, report."""
+
+import time
+from typing import Any
+
+from amnestic.audit.request import AuditRequest
+from amnestic.core.store import Run, write_json
+from amnestic.model.target import PipelineTarget
+from amnestic.parallel import team
+from amnestic.stages.embedding import embed_stage
+from amnestic.stages.generating import generate_stage, write_samples
+from amnestic.stages.inputs import Progress, generation_settings, read_inputs, silent
+from amnestic.stages.scoring import report_stage, score_stage
+
+
+def audit(request: AuditRequest, *, progress: Progress = silent) -> dict[str, Any] | None:
+    """Does the model replicate? Generate, embed, score, report.
+
+    Args:
+        request: What is asked.
+        progress: Told how far each stage is.
+
+    Returns:
+        The summary; `None` in processes other than the main one.
+
+    Raises:
+        InputError: If an input cannot be used.
+        StoreError: If `request.out` holds a run made with other settings.
+    """
+    started = time.monotonic()
+    members = team(request.device)
+    inputs = read_inputs(request)
+    target = PipelineTarget.load(
+        request.model,
+        revision=request.revision,
+        variant=request.variant,
+        dtype=request.dtype,
+        device=members.device,
+        allow_pickle=request.allow_pickle,
+    )
+    if members.is_main:
+        run = Run.start(request.out, generation_settings(request, inputs, target.ident))
+        run.event("start", stage="generate")
+    members.wait()
+    run = Run.open(request.out)
+    generate_stage(run, request, inputs, target, members, progress)
+    members.wait()
+    generated_s = time.monotonic() - started
+    if not members.is_main:
+        return None
+    write_samples(run, request, inputs)
+    sscd, clip, alignment = embed_stage(run, request, inputs, target, members.device, progress)
+    summary = score_stage(run, request, inputs, target.ident, sscd, clip, alignment)
+    summary["timings"] = {"generate_s": round(generated_s, 1), "total_s": round(time.monotonic() - started, 1)}
+    write_json(run.folder / "summary.json", summary)
+    report_stage(run, request, inputs, sscd, clip, summary)
+    run.event("done", verdict=summary["verdict"])
+    return summary
