@@ -5,14 +5,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from amnestic.core.errors import AmnesticError
-from amnestic.core.records import Sampling
+from amnestic.core.records import Keep, Sampling
 
 app = typer.Typer(
     name="amnestic",
@@ -42,14 +42,22 @@ def main() -> None:
         errors.print(f"amnestic: {error}", markup=False)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        errors.print("amnestic: interrupted; nothing written so far is lost, issue the same command to continue")
-        sys.exit(EXIT_INTERRUPTED)
+        _interrupted()
+    except SystemExit as end:  # typer turns Ctrl-C into this, without a word
+        if end.code == EXIT_INTERRUPTED:
+            _interrupted()
+        raise
     except Exception as error:
         if debug:
             raise
         first = (str(error).strip().splitlines() or [""])[0]
         errors.print(f"amnestic: {type(error).__name__}: {first}; add --debug for the traceback", markup=False)
         sys.exit(EXIT_RUNTIME)
+
+
+def _interrupted() -> NoReturn:
+    errors.print("amnestic: interrupted; nothing written so far is lost, issue the same command to continue")
+    sys.exit(EXIT_INTERRUPTED)
 
 
 @contextmanager
@@ -114,7 +122,7 @@ def audit(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Halved when memory runs out.")] = 16,
     allow_pickle: Annotated[bool, typer.Option(help="Load pickled weights, which can run code.")] = False,
-    keep_latents: Annotated[bool, typer.Option(help="Keep the final latents beside the images.")] = False,
+    keep: Annotated[Keep, typer.Option(help="Latents are decoded again whenever their image is needed.")] = Keep.IMAGES,
     limit: Annotated[int | None, typer.Option(min=1, help="Smoke only: so many prompts.")] = None,
 ) -> None:
     """Does the model replicate? Draw images, compare them with the references, write a report."""
@@ -130,7 +138,7 @@ def audit(
             descriptor=descriptor, sscd_weights=sscd_weights, preprocessing=preprocessing,
             allow_torchscript=allow_torchscript, threshold=threshold, clip=clip, clip_pretrained=clip_pretrained,
             max_leak_rate=max_leak_rate, revision=revision, variant=variant, dtype=dtype, device=device,
-            batch_size=batch_size, allow_pickle=allow_pickle, keep_latents=keep_latents, limit_prompts=limit,
+            batch_size=batch_size, allow_pickle=allow_pickle, keep=keep, limit_prompts=limit,
             bundled=_descriptor_beside(model),
         )
     )  # fmt: skip
@@ -147,13 +155,14 @@ def demo(
 
     testbed = bundled()
     prompts = testbed.prompts
+    words = ("amnestic", "demo", "--out", str(run), *(["--quick"] if quick else []))
     if quick:
         prompts = _quick_prompts(testbed, run)
     _finish(
         AuditRequest(
             model=str(testbed.folder / "pipeline"), prompts=prompts, references=testbed.folder, out=run,
             sampling=testbed.sampling, clip=f"local-dir:{testbed.folder / 'descriptors' / 'clip-mini'}",
-            bundled=testbed.folder / "descriptors" / "sscd-mini",
+            bundled=testbed.folder / "descriptors" / "sscd-mini", shortcut=words,
         )
     )  # fmt: skip
 
@@ -208,12 +217,16 @@ def print_summary(summary: dict[str, Any]) -> None:
         if found["estimate"] is None:
             table.add_row(name, "0", "not measured", "", "")
             return
-        interval = f"{found['lower']:.1%} to {found['upper']:.1%}"
-        table.add_row(name, str(found["n"]), f"{found['estimate']:.1%}", interval, f"{found['upper_one_sided']:.1%}")
+        estimate, lower, upper, bound = (
+            "-" if found[key] is None else f"{found[key]:.1%}"
+            for key in ("estimate", "lower", "upper", "upper_one_sided")
+        )
+        table.add_row(name, str(found["n"]), estimate, f"{lower} to {upper}", bound)
 
     add("works", summary["leak_rate"])
     for step in summary["ladder"]:
-        add(f"  rung {step['rung']} (mean {step['mean_score']:.2f})", step["leak_rate"])
+        mean = "-" if step["mean_score"] is None else f"{step['mean_score']:.2f}"
+        add(f"  rung {step['rung']} (mean {mean})", step["leak_rate"])
     for name, found in summary["by_label"].items():
         add(f"  label {name}", found["leak_rate"])
     for name, found in summary["controls"].items():
@@ -225,13 +238,13 @@ def print_summary(summary: dict[str, Any]) -> None:
 @app.command()
 def status(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
     """How far is a run, and what did it find?"""
+    from amnestic.core.names import name_for_others
     from amnestic.core.store import Run
 
     opened = Run.open(run)
     settings = opened.manifest()["settings"]
     total = settings["n_prompts"] * len(settings["seeds"])
-    done = sum(1 for _ in (run / "images").glob("*/*.png"))
-    out.print(f"model: {settings['model']['name']}\nimages: {done} of {total}", markup=False)
+    out.print(f"model: {name_for_others(settings['model']['name'])}\nimages: {opened.count()} of {total}", markup=False)
     if (run / "summary.json").exists():
         print_summary(json.loads((run / "summary.json").read_text()))
     else:
@@ -302,16 +315,21 @@ def testbed_build(
     folder: Annotated[Path, typer.Option("--out", help="Folder of the new testbed.")],
     seed: Annotated[int, typer.Option(help="Another seed gives another testbed of the same kind.")] = 0,
     work: Annotated[Path | None, typer.Option(help="Checkpoints; default OUT with -work appended.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE.yaml", help="Sizes and schedules that differ from the default.")
+    ] = None,
 ) -> None:
     """Train a testbed: about two hours on two cores; issue the command again to continue it."""
     from amnestic.testbed.build import Builder
     from amnestic.testbed.export import export
     from amnestic.testbed.recipe import Recipe
+    from amnestic.testbed.recipe_file import read_recipe
 
+    wanted = read_recipe(recipe) if recipe else Recipe()
     with progress_bars() as show:
         builder = Builder(
             seed=seed,
-            recipe=Recipe(),
+            recipe=wanted,
             work=work or folder.with_name(folder.name + "-work"),
             report=lambda name, done, total, loss: show(f"train {name}", done, total),
         )

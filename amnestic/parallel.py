@@ -4,13 +4,18 @@ Whole batches are shared out, never parts of one, so every image is computed in 
 whether one process runs or eight.
 """
 
+import atexit
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 
+from amnestic.core.errors import AmnesticError, InputError
+
 T = TypeVar("T")
+LONGEST_WAIT = timedelta(days=7)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +53,37 @@ class Team:
 
             PartialState().wait_for_everyone()
 
+    def on_main(self, work: Callable[[], T]) -> T | None:
+        """Let the main process do something while the others wait.
+
+        Args:
+            work: What it does.
+
+        Returns:
+            What `work` returns; `None` in the others.
+
+        Raises:
+            AmnesticError: In every process, if `work` raises it.
+
+        Example:
+            >>> Team().on_main(lambda: 3), Team(index=1).on_main(lambda: 3)
+            (3, None)
+        """
+        made: T | None = None
+        told: list[AmnesticError | None] = [None]
+        if self.is_main:
+            try:
+                made = work()
+            except AmnesticError as error:
+                told = [error]
+        if self.size > 1:
+            from accelerate.utils import broadcast_object_list
+
+            broadcast_object_list(told, from_process=0)
+        if told[0] is not None:
+            raise told[0]
+        return made
+
 
 def team(device: str = "auto") -> Team:
     """The processes that `accelerate launch` started, or this one alone.
@@ -60,7 +96,10 @@ def team(device: str = "auto") -> Team:
     """
     from accelerate import PartialState
 
-    state = PartialState(cpu=device == "cpu")
+    # Shares of a list take unequally long, so whoever is done first may wait for hours.
+    state = PartialState(cpu=device == "cpu", timeout=LONGEST_WAIT)
+    if state.num_processes > 1:
+        atexit.register(state.destroy_process_group)  # its threads, still running at the end, may abort the process
     chosen = state.device if device in ("auto", "cpu") else torch.device(device)
     return Team(index=state.process_index, size=state.num_processes, device=chosen)
 
@@ -74,12 +113,23 @@ def shrinking_batches(work: Callable[..., Any], *, start: int) -> Any:  # noqa: 
 
     Returns:
         What `work` returns.
+
+    Raises:
+        InputError: If memory runs out for one alone; draw smaller images or compute in half precision.
     """
     from accelerate.utils.memory import find_executable_batch_size
 
-    halves = (start >> k for k in range(1, start.bit_length() + 1))
+    size = start
+
+    def halve() -> int:
+        nonlocal size
+        size //= 2
+        if size == 0:
+            raise InputError(
+                "memory runs out even for one image at a time; give a smaller --height and --width, or --dtype float16"
+            )
+        return size
+
     return find_executable_batch_size(
-        lambda batch_size: work(batch_size),
-        starting_batch_size=start,
-        reduce_batch_size_fn=lambda: next(halves),
+        lambda batch_size: work(batch_size), starting_batch_size=start, reduce_batch_size_fn=halve
     )()

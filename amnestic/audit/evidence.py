@@ -8,7 +8,7 @@ from PIL import Image
 
 from amnestic.measures.pixels import masked_error, match_size, ssim_map, tiled_l2
 
-EVIDENCE_SIDE = 192
+EVIDENCE_SIDE, LOSSLESS_SIDE, JPEG_QUALITY = 192, 64, 90
 
 
 def pixel_evidence(
@@ -44,7 +44,11 @@ def png(image: NDArray[np.uint8]) -> bytes:
 
 
 def thumbnail(image: NDArray[np.uint8]) -> bytes:
-    """The image as PNG, made smaller when it is larger than a report needs."""
+    """The image as a report shows it: as PNG up to 64 pixels, else as JPEG of at most 192."""
     small = Image.fromarray(image)
+    if max(small.size) <= LOSSLESS_SIDE:
+        return png(image)
     small.thumbnail((EVIDENCE_SIDE, EVIDENCE_SIDE), Image.Resampling.LANCZOS)
-    return png(np.asarray(small))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()

@@ -1,6 +1,6 @@
 """Prompts x seeds -> images, batch by batch."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,24 +49,38 @@ def plan(prompts: Iterable[Prompt], seeds: Sequence[int], *, batch_size: int) ->
 
 
 def generate(
-    target: Target, prompts: Mapping[str, Prompt], batches: Sequence[Batch], how: Sampling
+    target: Target,
+    prompts: Mapping[str, Prompt],
+    batches: Sequence[Batch],
+    how: Sampling,
+    shrunk: Callable[[int], None] = lambda _size: None,
 ) -> Iterator[list[Drawn]]:
-    """Draw batches one after the other, in smaller pieces when memory runs out.
+    """Draw batches one after the other, in smaller pieces once memory ran out.
 
     Args:
         target: The model.
         prompts: Prompt by id.
         batches: From `plan`.
         how: Sampling settings.
+        shrunk: Told how many images fit, each time it turns out that fewer do; later batches start from there.
 
     Yields:
         The images of one batch, in its order.
 
     Raises:
+        InputError: If memory runs out for a single image.
         NotFinite: If the model produces NaN or infinity.
     """
+    fits = max(map(len, batches), default=0)
     for batch in batches:
-        yield shrinking_batches(lambda size, units=batch: _draw(target, prompts, units, how, size), start=len(batch))
+        start = min(fits, len(batch))
+        size, drawn = shrinking_batches(
+            lambda size, units=batch: (size, _draw(target, prompts, units, how, size)), start=start
+        )
+        if size < start:
+            fits = size
+            shrunk(size)
+        yield drawn
 
 
 def _draw(target: Target, prompts: Mapping[str, Prompt], units: Batch, how: Sampling, size: int) -> list[Drawn]:
@@ -75,6 +89,26 @@ def _draw(target: Target, prompts: Mapping[str, Prompt], units: Batch, how: Samp
         part = units[start : start + size]
         with torch.no_grad():
             latents = target.sample(part, [prompts[u.prompt_id].prompt for u in part], how)
-            images = target.decode(latents)
-        drawn += [Drawn(unit=u, image=i, latent=z) for u, i, z in zip(part, images, latents.float().cpu(), strict=True)]
+        kept = latents.float().cpu()
+        drawn += [Drawn(unit=u, image=decode_alone(target, z), latent=z) for u, z in zip(part, kept, strict=True)]
     return drawn
+
+
+def decode_alone(target: Target, latent: Tensor) -> NDArray[np.uint8]:
+    """The image of one latent, which depends on nothing else.
+
+    Decoded among others it would differ in single bits, and an image decoded from its kept latent would not equal
+    the one that was decoded when it was drawn.
+
+    Args:
+        target: The model.
+        latent: ``(C, h, w)``.
+
+    Returns:
+        8-bit RGB, ``(H, W, 3)``.
+
+    Raises:
+        NotFinite: If the decoder produces NaN or infinity.
+    """
+    with torch.no_grad():
+        return target.decode(latent[None].clone())[0]

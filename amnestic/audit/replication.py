@@ -1,9 +1,11 @@
 """Replication: how close generated images come to references, and how often too close.
 
 The memorization rate (MR) of a set of works is the share whose *maximum* paired similarity over
-exactly S seeds exceeds the threshold. The unit of every rate is the work.
+exactly S seeds exceeds the threshold. The unit of every rate is the work. Where a list has several
+prompts for one work, the first of them decides, so that no work has more chances than another.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,8 +58,8 @@ class Similarities:
         paired: Similarity with the prompt's own original ``(P, S)``; NaN without one.
         nearest: Highest similarity with any reference ``(P, S)``.
         nearest_row: Which reference that is ``(P, S)``.
-        null: Similarities of images with the nearest reference of a work that is not theirs, one
-            per image, from prompts of controls where there are any.
+        null: What replication is judged by, on pairs that are none: for each prompt the highest
+            similarity over its seeds with one original of another work ``(M,)``.
         diversity: D_SSCD of each prompt ``(P,)``.
     """
 
@@ -95,35 +97,55 @@ def compare(embedded: Embedded) -> Similarities:
 
 
 def _null_scores(embedded: Embedded) -> Tensor:
-    """Each image against one original drawn from the other works, without replacement of order.
+    """All images of each prompt against one original of another work, and the highest score of these.
 
-    Pairs are formed by rotating the list of originals, so that every original serves equally often
-    and the pairs do not depend on the scores.
+    Replication is judged by the highest of S scores with one original, so the null is that, too. Originals are taken
+    in turn, so that the pairs do not depend on the scores.
     """
-    works = [embedded.work_of(p) for p in range(len(embedded.prompts))]
-    scores = []
-    for p, work in enumerate(works):
-        others = [r for r, w in enumerate(embedded.works) if w != work]
-        if others:
-            chosen = torch.tensor([others[(p * 7919 + s * 104729) % len(others)] for s in range(len(embedded.seeds))])
-            scores.append((embedded.generated[p] * embedded.references[chosen]).sum(-1))
-    return torch.cat(scores) if scores else torch.empty(0)
+    pairs = [(p, _foreign(embedded, p)) for p in range(len(embedded.prompts))]
+    rows, originals = [p for p, r in pairs if r >= 0], [r for _, r in pairs if r >= 0]
+    return paired(embedded.generated[rows], embedded.references[originals]).amax(1) if rows else torch.empty(0)
+
+
+def _foreign(embedded: Embedded, row: int) -> int:
+    """A reference of another work than the prompt's, or -1."""
+    own, n = embedded.work_of(row), len(embedded.works)
+    turns = ((row * 7919 + step) % n for step in range(n))
+    return next((r for r in turns if embedded.works[r] != own), -1)
 
 
 def calibrated(similarities: Similarities, *, false_positive_rate: float) -> Threshold | None:
-    """A threshold from null pairs, or `None` with too few of them."""
-    if len(similarities.null) < 1 / false_positive_rate:
+    """A threshold that at most a declared share of works exceeds without being replicated.
+
+    Args:
+        similarities: Whose null scores are used; each is a maximum over the seeds, as for a work.
+        false_positive_rate: Declared share of works, in (0, 1).
+
+    Returns:
+        A threshold for as many seeds and the same descriptor, or `None` with fewer than
+        ``1 / false_positive_rate`` null scores.
+    """
+    if len(similarities.null) < math.ceil(1 / false_positive_rate):
         return None
     return calibrate_threshold(similarities.null.numpy(), false_positive_rate=false_positive_rate)
 
 
-def work_hits(embedded: Embedded, scores: Tensor, threshold: float, rows: Sequence[int]) -> dict[str, bool]:
-    """For each work among `rows`: did any of its images score above the threshold?"""
-    hits: dict[str, bool] = {}
+def first_rows(embedded: Embedded, rows: Sequence[int]) -> list[int]:
+    """The first of the rows for each work: the prompt that decides."""
+    first: dict[str, int] = {}
     for row in rows:
-        work = embedded.work_of(row)
-        hits[work] = hits.get(work, False) or bool(scores[row].max() > threshold)
-    return hits
+        first.setdefault(embedded.work_of(row), row)
+    return list(first.values())
+
+
+def work_hits(embedded: Embedded, scores: Tensor, threshold: float, rows: Sequence[int]) -> dict[str, bool]:
+    """For each work among `rows`: did any of the S images of its first prompt score above the threshold?"""
+    return {embedded.work_of(r): bool(scores[r].max() > threshold) for r in first_rows(embedded, rows)}
+
+
+def hit_by_any_prompt(embedded: Embedded, scores: Tensor, threshold: float, rows: Sequence[int]) -> int:
+    """Number of works among `rows` that an image of any of their prompts shows; no rate, since their number varies."""
+    return len({embedded.work_of(r) for r in rows if bool(scores[r].max() > threshold)})
 
 
 def rate_of(hits: Mapping[str, bool]) -> Rate:
@@ -141,19 +163,24 @@ def audited_rows(embedded: Embedded) -> list[int]:
     return [r for r, p in enumerate(embedded.prompts) if p.label not in CONTROLS and embedded.original[r] >= 0]
 
 
+def deciding_rows(embedded: Embedded) -> list[int]:
+    """The audited row of each work that decides whether it counts as replicated: its first."""
+    return first_rows(embedded, audited_rows(embedded))
+
+
 def ladder(embedded: Embedded, scores: Tensor, threshold: float, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Mean similarity and leak rate on each rung of a multiplicity ladder.
+    """Mean similarity and leak rate on each rung of a multiplicity ladder, both over the first prompt of each work.
 
     Args:
-        embedded: Prompts with rungs; those without one are left out.
+        embedded: Prompts with rungs; works without one are left out.
         scores: Paired similarities ``(P, S)``.
         threshold: Decides replication.
         rng: For the cluster bootstrap of the mean.
 
     Returns:
-        One entry per rung, lowest first.
+        One entry per rung, lowest first; ``lower`` and ``upper`` of the mean are `None` with a single work.
     """
-    verbatim = [r for r in audited_rows(embedded) if embedded.prompts[r].label != "TM"]
+    verbatim = [r for r in deciding_rows(embedded) if embedded.prompts[r].label != "TM"]
     by_rung: dict[int, list[int]] = {}
     for row in verbatim:
         rung = embedded.prompts[row].rung
@@ -162,7 +189,8 @@ def ladder(embedded: Embedded, scores: Tensor, threshold: float, rng: np.random.
     steps = []
     for rung, rows in sorted(by_rung.items()):
         clusters = [embedded.work_of(r) for r in rows for _ in embedded.seeds]
-        mean, lower, upper = cluster_mean(scores[rows].flatten().tolist(), clusters, rng=rng)
+        measured = cluster_mean(scores[rows].flatten().tolist(), clusters, rng=rng)
+        mean, lower, upper = (None if math.isnan(value) else value for value in measured)
         hits = work_hits(embedded, scores, threshold, rows)
         steps.append(
             {"rung": rung, "works": len(hits), "mean_score": mean, "lower": lower, "upper": upper,
@@ -176,7 +204,8 @@ def controls(
 ) -> dict[str, dict[str, Any]]:
     """The same question asked of prompts that cannot leak: held-out works and base prompts.
 
-    Against the *whole* reference set, since a control has no original that was trained on.
+    Against the *whole* reference set, since a control has no original that was trained on. As for works, the first
+    prompt of a held-out work decides; the share of images and the highest score are those of all prompts.
 
     Returns:
         For each control: number of works, share of works hit, share of images hit, highest score.
@@ -198,9 +227,9 @@ def controls(
 
 
 def aggregated(name: str, per_prompt: Tensor, unit: str) -> dict[str, Any]:
-    """Median and median absolute deviation over prompts, the convention of NeMo and DoRI."""
+    """Median and median absolute deviation over prompts, the convention of NeMo and DoRI, and the mean."""
     kept = per_prompt[~per_prompt.isnan()]
     if not len(kept):
-        return {"name": name, "median": None, "mad": None, "n": 0, "unit": unit}
+        return {"name": name, "median": None, "mad": None, "mean": None, "n": 0, "unit": unit}
     median, mad = median_mad(kept)
-    return {"name": name, "median": median, "mad": mad, "n": len(kept), "unit": unit}
+    return {"name": name, "median": median, "mad": mad, "mean": float(kept.mean()), "n": len(kept), "unit": unit}

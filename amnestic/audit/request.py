@@ -1,10 +1,15 @@
 """What a person asks of an audit, in one frozen object."""
 
+import math
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from amnestic.core.records import Sampling
+from amnestic.core.errors import InputError
+from amnestic.core.names import bundled_folder, path_for_others
+from amnestic.core.records import Keep, Sampling
+
+FOLDER = "local-dir:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +29,10 @@ class AuditRequest:
         clip, clip_pretrained: open_clip model, or `None` to leave CLIP out.
         bundled: Folder with the testbed's sscd-mini, if the model is a testbed's.
         batch_size: Images drawn at once.
-        keep_latents: Also keep the final latents.
+        keep: What is kept of each image.
         limit_prompts: Only so many prompts, for a smoke test.
         max_leak_rate: Gate on the one-sided upper bound, or `None`.
+        shortcut: A shorter command that asks for the same, such as ``amnestic demo``, word by word.
     """
 
     model: str
@@ -49,19 +55,70 @@ class AuditRequest:
     clip_pretrained: str | None = None
     bundled: Path | None = None
     batch_size: int = 16
-    keep_latents: bool = False
+    keep: Keep = Keep.IMAGES
     limit_prompts: int | None = None
     max_leak_rate: float | None = None
+    shortcut: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Refuse values that cannot be meant.
+
+        Raises:
+            InputError: If one is out of its range; the sentence names the option.
+        """
+        if self.n_seeds < 1:
+            raise InputError(f"expected at least 1 seed, got {self.n_seeds}")
+        if self.keep not in list(Keep):
+            raise InputError(f"expected keep to be one of {', '.join(Keep)}; got {self.keep}")
+        limit, guidance = self.max_leak_rate, self.sampling.guidance_scale
+        if limit is not None and not 0 <= limit <= 1:
+            hint = f"; {limit:g} % is {limit / 100:g}" if 1 < limit <= 100 else "; correct it"
+            raise InputError(f"--max-leak-rate {limit:g}: expected a share between 0 and 1{hint}")
+        if self.threshold is not None and not -1 <= self.threshold <= 1:
+            raise InputError(f"--threshold {self.threshold:g}: expected a cosine between -1 and 1; correct it")
+        if not 0 <= guidance < math.inf:
+            raise InputError(f"--guidance-scale {guidance:g}: expected a number from 0 on; 1 switches guidance off")
 
     def command(self) -> str:
-        """The command that repeats the run."""
+        """The command that repeats the run, for any shell; without where files lie on this machine."""
         how = self.sampling
-        parts = [
-            "amnestic audit", self.model, "--prompts", str(self.prompts), "--references", str(self.references),
-            "--out", str(self.out), "--seeds", str(self.n_seeds), "--scheduler", how.scheduler,
-            "--num-inference-steps", str(how.num_inference_steps), "--guidance-scale", str(how.guidance_scale),
-            "--descriptor", self.descriptor,
+        words = [
+            "amnestic", "audit", self.model, "--prompts", self.prompts, "--references", self.references,
+            "--out", self.out, "--seeds", self.n_seeds, "--scheduler", how.scheduler,
+            "--num-inference-steps", how.num_inference_steps, "--guidance-scale", how.guidance_scale,
+            "--descriptor", self.descriptor, *self._options(),
         ]  # fmt: skip
-        if self.clip:
-            parts += ["--clip", self.clip]
-        return shlex.join(parts)
+        return " ".join(_quoted(str(word)) for word in self.shortcut or words)
+
+    def _options(self) -> list[object]:
+        """Options that were set to something else than their default."""
+        how, usual = self.sampling, {f.name: f.default for f in fields(self)}
+        named = {
+            "--height": how.height, "--width": how.width, "--sscd-weights": self.sscd_weights,
+            "--preprocessing": self.preprocessing, "--threshold": self.threshold, "--clip": self.clip,
+            "--clip-pretrained": self.clip_pretrained, "--max-leak-rate": self.max_leak_rate,
+            "--revision": self.revision, "--variant": self.variant, "--dtype": self.dtype,
+            "--limit": self.limit_prompts,
+        }  # fmt: skip
+        found: list[object] = [word for pair in named.items() if pair[1] is not None for word in pair]
+        for name in ("device", "batch_size", "keep"):
+            if getattr(self, name) != usual[name]:
+                found += [f"--{name.replace('_', '-')}", getattr(self, name)]
+        found += ["--allow-torchscript"] * self.allow_torchscript + ["--allow-pickle"] * self.allow_pickle
+        return found
+
+
+def _quoted(word: str) -> str:
+    """One word for a shell; the folder of the bundled testbed by the command that prints it."""
+    before, home, after = word.partition(str(bundled_folder()))
+    if not home or after[:1] not in ("", "/"):
+        return shlex.quote(_for_others(word))
+    around = [shlex.quote(part) if part else "" for part in (before, after)]
+    return around[0] + '"$(amnestic testbed path)"' + around[1]
+
+
+def _for_others(word: str) -> str:
+    """A word of a command without the folders of this machine; what is no path, or stays inside, as it was typed."""
+    kind = FOLDER if word.startswith(FOLDER) else ""
+    path = Path(word.removeprefix(kind)).expanduser()
+    return kind + path_for_others(str(path)) if path.is_absolute() or ".." in path.parts else word

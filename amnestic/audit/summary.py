@@ -9,11 +9,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from amnestic.audit.replication import (
+    CONTROLS,
     Embedded,
     Similarities,
     aggregated,
     audited_rows,
     controls,
+    deciding_rows,
+    hit_by_any_prompt,
     ladder,
     rate_of,
     rows_with,
@@ -21,6 +24,7 @@ from amnestic.audit.replication import (
 )
 from amnestic.core.records import Descriptor, Protocol, Rate, Sampling, TargetId, Threshold, plain
 from amnestic.measures.intervals import rate
+from amnestic.measures.similarity import pair_scores
 
 NOT_MEASURED = "not measured"
 
@@ -45,17 +49,30 @@ class Judged:
 def verdict_of(leaks: Rate, limit: float | None) -> str:
     """`pass`, `fail`, `inconclusive`, or `none` without a limit.
 
-    The one-sided upper bound is compared with the limit, never the estimate. When even zero leaks
-    among so many works could not have met the limit, nothing is decided.
+    It is a pass when the one-sided upper bound, never the estimate, is within the limit. Otherwise it is a fail, with
+    one exception: works that are so few that even zero leaks among them could not have met the limit decide nothing,
+    unless the lower end of the interval is above the limit all the same.
+
+    Args:
+        leaks: Leak rate over works.
+        limit: Highest acceptable leak rate in [0, 1], or `None`.
+
+    Returns:
+        One of the four words; ``inconclusive`` without works, too.
+
+    Example:
+        >>> [verdict_of(rate(k, n), 0.1) for k, n in ((0, 60), (9, 60), (0, 4), (1, 4), (3, 4))]
+        ['pass', 'fail', 'inconclusive', 'inconclusive', 'fail']
     """
     if limit is None:
         return "none"
-    if not leaks.n or leaks.upper_one_sided is None:
+    if not leaks.n or leaks.upper_one_sided is None or leaks.lower is None:
         return "inconclusive"
     if leaks.upper_one_sided <= limit:
         return "pass"
     best = rate(0, leaks.n).upper_one_sided
-    return "inconclusive" if leaks.estimate == 0 and best is not None and best > limit else "fail"
+    too_few = best is not None and best > limit
+    return "inconclusive" if too_few and leaks.lower <= limit else "fail"
 
 
 def summarize(
@@ -87,7 +104,8 @@ def summarize(
     if sscd.threshold is None:
         raise ValueError("the deciding descriptor needs a threshold")
     embedded, scores, value = sscd.embedded, sscd.similarities.paired, sscd.threshold.value
-    hits = work_hits(embedded, scores, value, audited_rows(embedded))
+    audited = audited_rows(embedded)
+    hits = work_hits(embedded, scores, value, audited)
     leaks = rate_of(hits)
     protocol = Protocol(n_seeds=len(embedded.seeds), sampling=sampling, descriptor=sscd.descriptor.id, threshold=value)
     found: dict[str, Any] = plain(
@@ -96,7 +114,11 @@ def summarize(
             "protocol": {"id": protocol.id, **plain(protocol), "seeds": embedded.seeds},
             "descriptor": {"id": sscd.descriptor.id, **plain(sscd.descriptor)},
             "threshold": sscd.threshold,
-            "works": {"total": len(hits), "replicated": sum(hits.values())},
+            "works": {
+                "total": len(hits), "replicated": sum(hits.values()),
+                "replicated_by_any_prompt": hit_by_any_prompt(embedded, scores, value, audited),
+                "without_original": _without_original(embedded),
+            },
             "leak_rate": leaks,
             "by_label": _by_label(embedded, scores, value),
             "controls": controls(embedded, sscd.similarities.nearest, value, rng),
@@ -108,14 +130,20 @@ def summarize(
             "limit": limit,
             "verdict": verdict_of(leaks, limit),
         }
-    )
+    )  # fmt: skip
     return found
+
+
+def _without_original(embedded: Embedded) -> int:
+    """How many works could not be tested, since none of their prompts has a usable original."""
+    rows = [r for r, p in enumerate(embedded.prompts) if p.label not in CONTROLS and embedded.original[r] < 0]
+    return len({embedded.work_of(r) for r in rows} - {embedded.work_of(r) for r in audited_rows(embedded)})
 
 
 def _by_label(embedded: Embedded, scores: Tensor, threshold: float) -> dict[str, Any]:
     found = {}
     for label in ("VM", "TM", "none"):
-        rows = [r for r in rows_with(embedded, label) if embedded.original[r] >= 0]
+        rows = [r for r in deciding_rows(embedded) if embedded.prompts[r].label == label]
         if rows:
             hits = work_hits(embedded, scores, threshold, rows)
             found[label] = {"works": len(hits), "replicated": sum(hits.values()), "leak_rate": rate_of(hits)}
@@ -123,9 +151,8 @@ def _by_label(embedded: Embedded, scores: Tensor, threshold: float) -> dict[str,
 
 
 def _median_rate(embedded: Embedded, scores: Tensor, threshold: float) -> Rate:
-    """Share of prompts whose *median* score exceeds the threshold, for comparison with the literature."""
-    rows = audited_rows(embedded)
-    above = [bool(scores[r].median() > threshold) for r in rows]
+    """Share of works whose first prompt's *median* score exceeds the threshold, for comparison with the literature."""
+    above = [bool(scores[r].median() > threshold) for r in deciding_rows(embedded)]
     return rate(sum(above), len(above))
 
 
@@ -145,6 +172,9 @@ def _similarity(sscd: Judged, clip: Judged | None, alignment: Tensor | None) -> 
     base = rows_with(sscd.embedded, "base")
     if base:
         found["D_SSCD of base prompts"] = aggregated("diversity", sscd.similarities.diversity[base], cosine)
+        # D_SSCD is the median over a prompt's pairs of seeds; the mean over prompts of this one is that over all pairs.
+        pairs = pair_scores(sscd.embedded.generated[base]).mean(1)
+        found["D_SSCD (mean over pairs) of base prompts"] = aggregated("pairs", pairs, cosine)
     if clip is not None:
         name = f"cosine, {clip.descriptor.name}"
         found["CLIP image (max over seeds)"] = aggregated("clip", clip.similarities.paired[rows].amax(1), name)
@@ -173,7 +203,10 @@ def not_measured(sscd: Judged, clip: Judged | None, references: Mapping[str, Any
     if clip is None:
         left.append(("CLIP image similarity and alignment", "no CLIP model was given; add --clip NAME"))
     elif clip.threshold is None:
-        left.append(("CLIP leak rate", "too few null pairs to calibrate a threshold"))
+        left.append(("CLIP leak rate", "too few prompts to calibrate a threshold: each gives one null score"))
+    untested = _without_original(sscd.embedded)
+    if untested:
+        left.append((f"{untested} works of the list", "they have no original, or none that can be used"))
     gone = {k: v for k, v in references.get("counts", {}).items() if k != "ok" and v}
     left += [(f"{n} {status} references", "see the list of references") for status, n in gone.items()]
     return left
@@ -204,7 +237,7 @@ def null_and_groups(sscd: Judged) -> dict[str, Sequence[float]]:
     """Scores for the histograms: works, null pairs and controls."""
     scores, embedded = sscd.similarities, sscd.embedded
     groups = {
-        "works": scores.paired[audited_rows(embedded)].amax(1),
+        "works": scores.paired[deciding_rows(embedded)].amax(1),
         "null pairs": scores.null,
         "held-out": scores.nearest[rows_with(embedded, "heldout")].amax(1) if rows_with(embedded, "heldout") else None,
         "base prompts": scores.nearest[rows_with(embedded, "base")].amax(1) if rows_with(embedded, "base") else None,

@@ -33,6 +33,10 @@ class Encoder(Protocol):
         """
         ...
 
+    def refuses(self, height: int, width: int) -> str:
+        """Why a picture of this size cannot be fed, or an empty string."""
+        ...
+
 
 class AlignmentEncoder(Encoder, Protocol):
     """An encoder that also reads texts into the space of its pictures."""

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 SCHEMA = 1
@@ -64,6 +65,14 @@ class Sampling:
     guidance_scale: float = 7.5
     height: int | None = None
     width: int | None = None
+
+
+class Keep(StrEnum):
+    """What a run keeps of each image it draws: the image, the latent it is decoded from, or both."""
+
+    IMAGES = "images"
+    LATENTS = "latents"
+    BOTH = "both"
 
 
 @dataclass(frozen=True, kw_only=True)

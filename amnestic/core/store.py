@@ -6,7 +6,7 @@ RUN/
 ├── events.jsonl             what happened when
 ├── samples.parquet          a row per prompt and seed
 ├── matches.parquet          a row per prompt and seed: scores against the references
-├── images/PROMPT/SEED.png
+├── images/PROMPT/           SEED.png, SEED.safetensors (the latent) or both
 ├── records/STAGE-DIGEST/    record.json and tensors.safetensors
 ├── summary.json
 └── report.html
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amnestic.core.errors import InputError, StoreError
-from amnestic.core.records import SCHEMA, MethodSpec, Unit, digest, plain
+from amnestic.core.records import SCHEMA, Keep, MethodSpec, Unit, digest, plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,8 +42,9 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any plain data
-    """Write plain data as readable JSON, atomically."""
-    write_atomically(path, json.dumps(plain(value), indent=2, sort_keys=False, ensure_ascii=False) + "\n")
+    """Write plain data as readable JSON, atomically; NaN and infinity, which JSON does not know, are refused."""
+    text = json.dumps(plain(value), indent=2, sort_keys=False, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, text + "\n")
 
 
 def provenance() -> dict[str, Any]:
@@ -153,9 +154,12 @@ class Run:
         return content
 
     def _require_same(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        changed = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
+        old, new = _flat(before), _flat(now)
+        changed = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+        if old.get("model.digest") and old.get("model.digest") == new.get("model.digest"):
+            changed = [k for k in changed if k != "model.name"]  # the same weights, lying elsewhere
         if changed:
-            shown = "; ".join(f"{k} was {_short(before.get(k))}, now {_short(now.get(k))}" for k in changed)
+            shown = "; ".join(f"{k} was {_short(old.get(k))}, now {_short(new.get(k))}" for k in changed)
             raise StoreError(f"{self.folder} was made with other settings ({shown}); give another --out")
 
     def event(self, kind: str, **data: Any) -> None:  # noqa: ANN401 - any plain data
@@ -174,9 +178,25 @@ class Run:
             raise InputError(f"prompt id {unit.prompt_id!r} must be letters, digits, dot, dash or underscore")
         return self.folder / "images" / unit.prompt_id / f"{unit.seed}.png"
 
-    def missing(self, units: Iterable[Unit]) -> list[Unit]:
-        """Those of the units that have no image yet, in order."""
-        return [u for u in units if not self.image_file(u).exists()]
+    def latent_file(self, unit: Unit) -> Path:
+        """Where the final latent of a unit belongs."""
+        return self.image_file(unit).with_suffix(".safetensors")
+
+    def kept_file(self, unit: Unit) -> Path:
+        """What was kept of a unit: its image, else its latent."""
+        image, latent = self.image_file(unit), self.latent_file(unit)
+        return latent if latent.exists() and not image.exists() else image
+
+    def missing(self, units: Iterable[Unit], keep: Keep = Keep.IMAGES) -> list[Unit]:
+        """Those of the units that lack a file which is to be kept, in order."""
+        image, latent = self.image_file, self.latent_file
+        places = {Keep.IMAGES: (image,), Keep.LATENTS: (latent,), Keep.BOTH: (image, latent)}[keep]
+        return [u for u in units if not all(place(u).exists() for place in places)]
+
+    def count(self) -> int:
+        """How many images there are, whatever was kept of them."""
+        kept = (f for f in (self.folder / "images").glob("*/*") if f.suffix in (".png", ".safetensors"))
+        return len({f.with_suffix("") for f in kept if not f.name.startswith(".")})
 
     def write_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
         """Write rows as `name.parquet`, atomically."""
@@ -234,6 +254,14 @@ class Run:
             data=content["data"],
             tensors=load_file(folder / "tensors.safetensors"),
         )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names, such as ``model.dtype``."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
 
 
 def _short(value: Any) -> str:  # noqa: ANN401 - any plain data

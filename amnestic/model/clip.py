@@ -70,6 +70,10 @@ class ClipEncoder:
         """
         return encode_by_size(images, batch=self._batch, width=self._width, size_of=_any_size, encode=self._see)
 
+    def refuses(self, height: int, width: int) -> str:
+        """Nothing, since pictures of any size are cut to the model's own."""
+        return ""
+
     @torch.no_grad()
     def read(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:
         """Unit vectors of texts.

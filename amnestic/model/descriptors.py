@@ -10,6 +10,7 @@ from amnestic.core.names import did_you_mean
 from amnestic.core.protocols import Encoder
 from amnestic.core.records import Descriptor, Threshold
 from amnestic.model import sscd_onnx
+from amnestic.model.feeding import Size
 from amnestic.model.sscd import config_beside, load_sscd, read_config, weights_file
 from amnestic.model.sscd_weights import PUBLISHED, default_cache, file_digest
 
@@ -21,7 +22,7 @@ COPY_SOURCE = "published: NeMo (Hintersdorf et al. 2024) and DoRI use SSCD > 0.7
 
 @dataclass(frozen=True, kw_only=True)
 class _Wish:
-    image_size: int
+    size: Size
     weights: Path | None
     preprocessing: str | None
     bundled: Path | None
@@ -32,21 +33,26 @@ class _Wish:
 
     @property
     def feeding(self) -> str:
-        return self.preprocessing or ("native" if self.image_size <= SMALL_PICTURE else "short-288")
+        return self.preprocessing or ("native" if max(self.size) <= SMALL_PICTURE else "short-288")
+
+    @property
+    def pixels(self) -> str:
+        height, width = self.size
+        return f"{height} px" if height == width else f"{width} x {height} px"
 
     @property
     def feeding_why(self) -> str:
         if self.preprocessing:
             return "its preprocessing was asked for"
         if self.feeding == "native":
-            return f"pictures of {self.image_size} px are fed as they are, since SSCD is unstable on enlarged ones"
+            return f"all pictures are fed at the model's {self.pixels}, since SSCD is unstable on enlarged ones"
         return "pictures are fed at short side 288, as its authors recommend"
 
 
 def choose_descriptor(
     wanted: str = "auto",
     *,
-    image_size: int,
+    image_size: int | Size,
     weights: Path | None = None,
     preprocessing: str | None = None,
     bundled: Path | None = None,
@@ -63,7 +69,8 @@ def choose_descriptor(
 
     Args:
         wanted: ``auto``, ``sscd``, ``sscd-onnx`` or ``sscd-mini``.
-        image_size: Side of the model's pictures, in pixels.
+        image_size: Side of the model's pictures, or their height and width, in pixels; ``native`` feeds every picture
+            at it, references too.
         weights: SSCD weight file, or a folder of sscd-mini.
         preprocessing: One of `amnestic.model.feeding.PREPROCESSINGS`; `None` for ``native`` up to
             128 pixels and ``short-288`` above, or what sscd-mini was trained with.
@@ -84,7 +91,7 @@ def choose_descriptor(
             f"expected a descriptor out of {', '.join(CHOICES)}, got {wanted!r}{did_you_mean(wanted, CHOICES)}"
         )
     wish = _Wish(
-        image_size=image_size,
+        size=(image_size, image_size) if isinstance(image_size, int) else image_size,
         weights=weights,
         preprocessing=preprocessing,
         bundled=bundled,
@@ -104,7 +111,7 @@ def published_threshold(descriptor: Descriptor, *, bundled: Path | None = None) 
 
     Args:
         descriptor: Identity of the descriptor.
-        bundled: Folder of the sscd-mini that it came from, whose ``config.json`` holds the threshold.
+        bundled: Folder or weights of the sscd-mini that it came from; the ``config.json`` there holds the threshold.
 
     Returns:
         0.7 for the SSCD models trained on DISC, or the calibrated value of a small SSCD, on cosine
@@ -126,9 +133,9 @@ def published_threshold(descriptor: Descriptor, *, bundled: Path | None = None) 
         return Threshold(
             value=COPY, provenance="; here ".join([COPY_SOURCE, *([" and ".join(notes)] if notes else [])])
         )
-    if bundled is None:
-        raise InputError(f"no threshold is published for {descriptor.name}; calibrate one on null pairs, or give it")
-    config = read_config(bundled / "config.json")
+    config = config_beside(bundled) if bundled is not None else None
+    if bundled is None or config is None:
+        raise InputError(f"no threshold is published for {descriptor.name}; give one with --threshold")
     if file_digest(weights_file(bundled)) != descriptor.digest:
         raise InputError(
             f"the threshold in {bundled} is of other weights than {descriptor.id}; give the matching folder"
@@ -146,8 +153,8 @@ def _pick(wish: _Wish) -> tuple[str, str]:
         return "sscd", "the published weights are in the cache"
     if sscd_onnx.is_installed():
         return "sscd-onnx", "the published weights are not in the cache and the extra sscd-onnx is installed"
-    if wish.bundled is not None and read_config(wish.bundled / "config.json").size == wish.image_size:
-        return "sscd-mini", f"no SSCD is at hand and pictures are {wish.image_size} px, the size of the bundled one"
+    if wish.bundled is not None and (read_config(wish.bundled / "config.json").size,) * 2 == wish.size:
+        return "sscd-mini", f"no SSCD is at hand and pictures are {wish.pixels}, the size of the bundled one"
     return "sscd", "no descriptor was at hand, so the published weights were downloaded"
 
 
@@ -157,6 +164,7 @@ def _published(wish: _Wish, reason: str) -> Encoder:
         weights=wish.weights,
         cache=wish.cache,
         preprocessing=wish.preprocessing if is_small else wish.feeding,
+        size=wish.size,
         allow_torchscript=wish.allow_torchscript,
         device=wish.device,
         batch=wish.batch,
@@ -168,7 +176,7 @@ def _int8(wish: _Wish, reason: str) -> Encoder:
     if wish.weights is not None:
         raise InputError("sscd-onnx has its own weights, got --sscd-weights too; leave one of the two out")
     why = f"SSCD in int8, because {reason}; {wish.feeding_why}"
-    return sscd_onnx.load_sscd_onnx(preprocessing=wish.feeding, batch=wish.batch, why=why)
+    return sscd_onnx.load_sscd_onnx(preprocessing=wish.feeding, size=wish.size, batch=wish.batch, why=why)
 
 
 def _mini(wish: _Wish, reason: str) -> Encoder:

@@ -32,16 +32,18 @@ def check_preprocessing(name: str) -> str:
     return name
 
 
-def fed_size(height: int, width: int, *, preprocessing: str) -> Size:
+def fed_size(height: int, width: int, *, preprocessing: str, native: Size | None = None) -> Size:
     """The size at which a picture is fed.
 
     Formula: ``short-288``: the short side becomes 288, the long side ``floor(288 * long / short)``;
-    ``square-320``: 320 by 320 whatever the aspect; ``native``: unchanged. No crop.
+    ``square-320``: 320 by 320 whatever the aspect; ``native``: `native`. No crop.
 
     Args:
         height: Of the picture, in pixels.
         width: Of the picture, in pixels.
         preprocessing: One of `PREPROCESSINGS`.
+        native: Height and width of the model's pictures, at which ``native`` feeds every picture, so that an
+            original is fed like its copy; `None` leaves each at its own size.
 
     Returns:
         Height and width in pixels; similarities are comparable within one preprocessing only.
@@ -54,11 +56,13 @@ def fed_size(height: int, width: int, *, preprocessing: str) -> Size:
         (288, 432)
         >>> fed_size(512, 768, preprocessing="square-320")
         (320, 320)
+        >>> fed_size(512, 768, preprocessing="native", native=(64, 64))
+        (64, 64)
 
     Source:
         Pizzi et al., CVPR 2022, inference instructions.
     """
-    sizes = {"native": (height, width), "square-320": (320, 320)}
+    sizes = {"native": native or (height, width), "square-320": (320, 320)}
     if check_preprocessing(preprocessing) == "short-288":
         short, long = min(height, width), int(288 * max(height, width) / min(height, width))
         sizes["short-288"] = (long, 288) if height > short else (288, long)
@@ -69,6 +73,31 @@ def fed_size(height: int, width: int, *, preprocessing: str) -> Size:
             "more than 4096 x 4096 pixels; crop it, or use square-320"
         )
     return size
+
+
+def refusal(size_of: Callable[[int, int], Size], height: int, width: int) -> str:
+    """Why a picture of this size cannot be fed, or an empty string.
+
+    Args:
+        size_of: From a picture's height and width to the size at which it is fed.
+        height: Of the picture, in pixels.
+        width: Of the picture, in pixels.
+
+    Returns:
+        The sentence with which it would be refused.
+
+    Example:
+        >>> from functools import partial
+        >>> refusal(partial(fed_size, preprocessing="short-288"), 1, 300)[:46]
+        'a picture of 300 x 1 pixels would be fed as 86'
+        >>> refusal(partial(fed_size, preprocessing="square-320"), 1, 300)
+        ''
+    """
+    try:
+        size_of(height, width)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def encode_by_size(

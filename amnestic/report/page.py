@@ -14,8 +14,8 @@ class Evidence:
         label: ``VM`` (verbatim), ``TM`` (template), ``heldout``, ``base`` or ``none``.
         rung: Rung of the multiplicity ladder, or ``None`` without a ladder.
         prompt: The text given to the model; hostile until shown otherwise.
-        reference: The original as PNG bytes, or ``None`` when it could not be read.
-        generations: Seed, similarity to the original and PNG bytes of each image.
+        reference: The original as bytes of a PNG or JPEG, or ``None`` when it could not be read.
+        generations: Seed, similarity to the original and bytes of each image that is shown.
         best_score: Highest similarity over the seeds, in [-1, 1], or ``None`` when it was not measured.
         replicated: Whether the best score is above the threshold of the run.
         pixel: Pixel measures of the best image: ``ssim``, ``tiled_l2`` and for templates
@@ -45,7 +45,8 @@ class Page:
         summary: The content of ``summary.json``:
 
             - ``model``, ``protocol``, ``descriptor``, ``threshold``: mappings, as in `amnestic.core.records`;
-            - ``works``: ``{total, replicated}``; ``leak_rate``: a rate over works;
+            - ``works``: ``{total, replicated, replicated_by_any_prompt}``, the last one optional; the others and every
+              rate over works go by the first prompt of a work; ``leak_rate``: a rate over works;
             - ``controls``: name -> ``{works or n, leak_rate, images, max_score}``, two rates as above and a score,
               each against all references;
             - ``by_label``: label -> ``{works, replicated, leak_rate}``, or label -> rate;
@@ -58,6 +59,7 @@ class Page:
             - ``verdict``: ``pass``, ``fail``, ``inconclusive``, ``none`` or a sentence; ``limit``: a share;
             - ``timings``: stage -> seconds.
         evidence: Works with their images, in any order.
+        unshown: How many prompts above and how many below the threshold are left out of `evidence`.
         scores: Group such as ``works`` or ``held-out`` -> similarities, for the histograms.
         not_measured: What was left out, and why.
         flags: Validity warnings: raised if, meaning, remedy.
@@ -68,6 +70,7 @@ class Page:
     title: str
     summary: Mapping[str, Any]
     evidence: tuple[Evidence, ...] = ()
+    unshown: tuple[int, int] = (0, 0)
     scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
     not_measured: tuple[tuple[str, str], ...] = ()
     flags: tuple[tuple[str, str, str], ...] = ()

@@ -134,7 +134,7 @@ def verdict(summary: Facts) -> list[str]:
     if not total or replicated is None:
         headline = "No work was tested, so this run says nothing about memorization."
         return [headline, "A rate that was not measured is not a rate of zero.", NOT_A_FINDING]
-    meaning = _what_replicated_means((summary.get("protocol") or {}).get("n_seeds"))
+    meaning = " ".join([_what_replicated_means((summary.get("protocol") or {}).get("n_seeds")), *_by_any_prompt(works)])
     if replicated == 0:
         sentences = [f"None of the {total} tested works was replicated under this protocol.", meaning]
         sentences.append(_zero_events(rate, total))
@@ -175,9 +175,20 @@ def decision(summary: Facts) -> str:
 def _what_replicated_means(n_seeds: object) -> str:
     drawn = f"at least one of the {n_seeds} images" if n_seeds else "at least one of the images"
     return (
-        f"A work counts as replicated when {drawn} drawn for its own caption is more similar to the original than the "
+        f"A work counts as replicated when {drawn} of its first prompt is more similar to the original than the "
         "threshold."
     )
+
+
+def _by_any_prompt(works: Mapping[str, Any]) -> list[str]:
+    """What the further prompts of works add, if anything."""
+    found = works.get("replicated_by_any_prompt")
+    if found is None or found == works.get("replicated"):
+        return []
+    return [
+        f"With all their prompts, {found} of {works['total']} works were replicated; the rate counts first prompts "
+        "alone, so that every work is judged on equally many images."
+    ]
 
 
 def _zero_events(rate: Facts | None, total: int) -> str:

@@ -35,7 +35,7 @@ class Reference:
         sha256: Hash of the file, or empty when it was not read.
         width: Pixels after EXIF rotation, 0 when unusable.
         height: Pixels after EXIF rotation, 0 when unusable.
-        status: ``ok``, ``unreadable`` or ``missing``.
+        status: ``ok``, ``unreadable`` (also when it is readable, but of a size that cannot be compared) or ``missing``.
         reason: Why it is not ``ok``, or empty.
         work: Which work it shows; empty until clustered.
     """
@@ -79,6 +79,17 @@ class ReferenceSet:
     def manifest(self) -> list[dict[str, Any]]:
         """Every reference as plain data, without the folder."""
         return [asdict(r) for r in self.references]
+
+    def without(self, reasons: Mapping[str, str]) -> "ReferenceSet":
+        """The same set with some references set aside, counted as unreadable.
+
+        Args:
+            reasons: Reference id to why it cannot be used.
+        """
+        left = (
+            replace(r, status="unreadable", reason=reasons[r.id]) if r.id in reasons else r for r in self.references
+        )
+        return replace(self, references=tuple(left))
 
     def with_works(self, works: Mapping[str, str]) -> "ReferenceSet":
         """The same set with the work of each reference filled in.
@@ -171,7 +182,9 @@ def cluster_works(
     """Group pictures that show the same work.
 
     Pictures are joined when ``cos(a, b) > threshold`` or when the prompt list declares the same work for both; a work
-    is a connected component of these joins (single linkage).
+    is a connected component of these joins (single linkage). Pictures that are declared to show different works are
+    never joined, however alike: what is linked to several of them, directly or by a chain, goes where the chain is
+    shortest, and among those to the work of the picture most like it (the first in alphabetical order of equals).
 
     The work is the unit of every statistic: several files of one original are memorized together and copied together,
     so counting each of them as a trial would make intervals too narrow, and a work on both sides of a split would leak.
@@ -185,9 +198,8 @@ def cluster_works(
         declared: Reference id to work id where the prompt list names one; ids not among `names` are ignored.
 
     Returns:
-        Work id per name. It is the one declared for the alphabetically first declared member; otherwise the file stem
-        of the first member, spelled out as its path where another work already has that name. The same whatever
-        the order of the input.
+        Work id per name: the declared one; otherwise the file stem of the first member, spelled out as its path where
+        another work already has that name. The same whatever the order of the input.
 
     Raises:
         InputError: If lengths differ, a name occurs twice, the threshold is out of range, or a declared work is
@@ -203,9 +215,11 @@ def cluster_works(
     _require_clusterable(embeddings, names, threshold)
     order = sorted(range(len(names)), key=names.__getitem__)
     ordered = [names[i] for i in order]
-    labels = _join_declared(np.arange(len(ordered)), ordered, declared)
     # Sorted before comparing, so that rounding cannot depend on the order of the input either.
-    labels = _join_similar(labels, embeddings.detach().cpu()[order], threshold)
+    unit = torch.nn.functional.normalize(embeddings.detach().cpu()[order].double(), dim=1)
+    labels = _grow_declared(unit, _declared_labels(ordered, declared), threshold)
+    left = np.flatnonzero(labels < 0)
+    labels[left] = left[_join_similar(unit[torch.from_numpy(left)], threshold)]
     members: dict[int, list[str]] = {}
     for name, label in zip(ordered, labels.tolist(), strict=True):
         members.setdefault(label, []).append(name)
@@ -295,18 +309,43 @@ def _merge(labels: NDArray[np.int64], left: NDArray[np.int64], right: NDArray[np
     return merged
 
 
-def _join_declared(labels: NDArray[np.int64], names: list[str], declared: Mapping[str, str]) -> NDArray[np.int64]:
+def _declared_labels(names: list[str], declared: Mapping[str, str]) -> NDArray[np.int64]:
+    """For each name the first one of the same declared work, or -1 without a declared work."""
     first: dict[str, int] = {}
-    pairs = [(i, first.setdefault(declared[name], i)) for i, name in enumerate(names) if declared.get(name)]
-    if not pairs:
-        return labels
-    left, right = np.array(pairs, dtype=np.int64).T
-    return _merge(labels, left, right)
+    found = [first.setdefault(declared[name], i) if declared.get(name) else -1 for i, name in enumerate(names)]
+    return np.array(found, dtype=np.int64)
 
 
-def _join_similar(labels: NDArray[np.int64], embeddings: Tensor, threshold: float) -> NDArray[np.int64]:
+def _grow_declared(unit: Tensor, labels: NDArray[np.int64], threshold: float) -> NDArray[np.int64]:
+    """Let declared works take in what is like them, then what is like that, until nothing more is."""
+    labels, front = labels.copy(), np.flatnonzero(labels >= 0)
+    while len(front):
+        left = np.flatnonzero(labels < 0)
+        score, best = _most_similar(unit[torch.from_numpy(left)], unit[torch.from_numpy(front)])
+        joined = score > threshold
+        labels[left[joined]] = labels[front[best[joined]]]
+        front = left[joined]
+    return labels
+
+
+def _most_similar(rows: Tensor, others: Tensor) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """For each row the highest cosine with the others, and the first that has it; a tile at a time."""
+    score, best = np.full(len(rows), -np.inf), np.zeros(len(rows), dtype=np.int64)
+    for top in range(0, len(rows), _TILE):
+        part = slice(top, top + _TILE)
+        for start in range(0, len(others), _TILE):
+            cosine = (rows[part] @ others[start : start + _TILE].T).clamp(max=1.0).numpy()
+            # Rounded, because equal vectors at different places of a matrix product may differ in the last bit.
+            column = cosine.round(12).argmax(axis=1)
+            found = np.take_along_axis(cosine, column[:, None], axis=1)[:, 0]
+            higher = found.round(12) > score[part].round(12)
+            score[part][higher], best[part][higher] = found[higher], start + column[higher]
+    return score, best
+
+
+def _join_similar(unit: Tensor, threshold: float) -> NDArray[np.int64]:
     """Join pairs above the threshold, one tile of the similarity matrix at a time to bound memory."""
-    unit = torch.nn.functional.normalize(embeddings.double(), dim=1)
+    labels = np.arange(len(unit))
     for top in range(0, len(unit), _TILE):
         for left in range(top, len(unit), _TILE):
             # Clamped, because rounding can push the cosine of equal vectors past 1.
@@ -319,7 +358,7 @@ def _join_similar(labels: NDArray[np.int64], embeddings: Tensor, threshold: floa
 
 
 def _work_ids(groups: Iterable[list[str]], declared: Mapping[str, str]) -> dict[str, str]:
-    """Distinct work id for each group, keyed by the group's first member."""
+    """Distinct work id for each group, keyed by the group's first member; no group takes a declared name by chance."""
     named = {group[0]: next((declared[m] for m in group if declared.get(m)), "") for group in groups}
     found = {first: work for first, work in named.items() if work}
     left = [first for first, work in named.items() if not work]
@@ -329,7 +368,7 @@ def _work_ids(groups: Iterable[list[str]], declared: Mapping[str, str]) -> dict[
         lambda name: name,
     )
     for spell in spellings:
-        count, taken = Counter(spell(first) for first in left), set(found.values())
+        count, taken = Counter(spell(first) for first in left), {*found.values(), *declared.values()}
         fresh = {first: spell(first) for first in left if count[spell(first)] == 1 and spell(first) not in taken}
         found |= fresh
         left = [first for first in left if first not in fresh]

@@ -3,13 +3,17 @@
 import time
 from typing import Any
 
+import torch
+
 from amnestic.audit.request import AuditRequest
 from amnestic.core.store import Run, write_json
 from amnestic.model.target import PipelineTarget
 from amnestic.parallel import team
 from amnestic.stages.embedding import embed_stage
 from amnestic.stages.generating import generate_stage, write_samples
-from amnestic.stages.inputs import Progress, generation_settings, read_inputs, silent
+from amnestic.stages.images import images_of
+from amnestic.stages.inputs import Inputs, Progress, generation_settings, read_inputs, silent, usable_with
+from amnestic.stages.judges import Judges, load_judges
 from amnestic.stages.scoring import report_stage, score_stage
 
 
@@ -38,21 +42,31 @@ def audit(request: AuditRequest, *, progress: Progress = silent) -> dict[str, An
         device=members.device,
         allow_pickle=request.allow_pickle,
     )
-    if members.is_main:
-        run = Run.start(request.out, generation_settings(request, inputs, target.ident))
-        run.event("start", stage="generate")
-    members.wait()
+    begun = members.on_main(lambda: _begin(request, inputs, target, members.device))
     run = Run.open(request.out)
     generate_stage(run, request, inputs, target, members, progress)
     members.wait()
     generated_s = time.monotonic() - started
-    if not members.is_main:
+    if begun is None:
         return None
+    judges, inputs = begun
     write_samples(run, request, inputs)
-    sscd, clip, alignment = embed_stage(run, request, inputs, target, members.device, progress)
-    summary = score_stage(run, request, inputs, target.ident, sscd, clip, alignment)
+    images = images_of(run, target)
+    sscd, clip, alignment = embed_stage(run, request, inputs, judges, images, progress)
+    summary = score_stage(run, request, inputs, target.ident, images, sscd, clip, alignment)
     summary["timings"] = {"generate_s": round(generated_s, 1), "total_s": round(time.monotonic() - started, 1)}
     write_json(run.folder / "summary.json", summary)
-    report_stage(run, request, inputs, sscd, clip, summary)
+    report_stage(run, request, inputs, images, sscd, clip, summary)
     run.event("done", verdict=summary["verdict"])
     return summary
+
+
+def _begin(
+    request: AuditRequest, inputs: Inputs, target: PipelineTarget, device: torch.device
+) -> tuple[Judges, Inputs]:
+    """What only the main process needs, and the run folder once nothing stands in the way."""
+    judges = load_judges(request, target, device)
+    usable = usable_with(judges.sscd, inputs)
+    run = Run.start(request.out, generation_settings(request, inputs, target.ident))
+    run.event("start", stage="generate")
+    return judges, usable

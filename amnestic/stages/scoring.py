@@ -1,5 +1,6 @@
 """Turns similarities into rates with intervals, and rates into a report."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,56 +8,67 @@ import numpy as np
 from torch import Tensor
 
 from amnestic.audit.evidence import pixel_evidence, thumbnail
-from amnestic.audit.matches import match_rows
+from amnestic.audit.matches import NO_PIXELS, match_rows
 from amnestic.audit.request import AuditRequest
 from amnestic.audit.summary import Judged, flags_of, not_measured, null_and_groups, summarize
+from amnestic.core.names import name_for_others
 from amnestic.core.records import MethodSpec, Prompt, TargetId, Unit, digest, plain
 from amnestic.core.seeds import seed_for
 from amnestic.core.store import Record, Run, write_atomically, write_json
 from amnestic.report.html import render
 from amnestic.report.page import Evidence, Page
-from amnestic.sources.images import open_image
+from amnestic.sources.masks import open_mask
+from amnestic.sources.prompts import prompts_digest
+from amnestic.stages.images import Images
 from amnestic.stages.inputs import Inputs
+
+MOST_CARDS, MOST_MISSES = 200, 3
+"""How many prompts a report shows in pictures, and how many images of one that stayed below the threshold."""
 
 
 def score_stage(
-    run: Run, request: AuditRequest, inputs: Inputs, target: TargetId, sscd: Judged, clip: Judged | None,
-    alignment: Tensor | None,
+    run: Run, request: AuditRequest, inputs: Inputs, target: TargetId, images: Images, sscd: Judged,
+    clip: Judged | None, alignment: Tensor | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Rates with intervals and controls; `matches.parquet` and the score record."""
     names = [r.id for r in inputs.references.usable()]
-    rows = match_rows(sscd, clip, alignment, names, lambda prompt, seed: _pixels(run, inputs, prompt, seed))
+    rows = match_rows(sscd, clip, alignment, names, lambda prompt, seed: _pixels(images, inputs, prompt, seed))
     run.write_table("matches", rows)
     counts = inputs.references.counts()
     reasons = [{"id": r.id, "reason": r.reason} for r in inputs.references.references if r.status != "ok"]
     summary = summarize(
         sscd, clip, alignment,
-        target=target, sampling=request.sampling, references={"counts": counts, "problems": reasons},
-        limit=request.max_leak_rate, rng=np.random.default_rng(seed_for(0, "bootstrap")),
+        target=replace(target, name=name_for_others(target.name)), sampling=request.sampling,
+        references={"counts": counts, "problems": reasons}, limit=request.max_leak_rate,
+        rng=np.random.default_rng(seed_for(0, "bootstrap")),
     )  # fmt: skip
     made_by = MethodSpec(name="replication", parameters={"threshold": plain(sscd.threshold)})
-    parents = (run.manifest()["digest"], inputs.references.digest, digest(sscd.descriptor.id))
+    known = prompts_digest(inputs.prompts)  # with originals, labels, works, rungs and masks, unlike the run's identity
+    parents = (run.manifest()["digest"], inputs.references.digest, digest(sscd.descriptor.id), known)
     run.save(Record(stage="score", made_by=made_by, parents=parents, data=summary,
                     tensors={"paired": sscd.similarities.paired, "nearest": sscd.similarities.nearest}))  # fmt: skip
     write_json(run.folder / "references.json", inputs.references.manifest())
     return summary
 
 
-def _pixels(run: Run, inputs: Inputs, prompt: Prompt, seed: int) -> dict[str, float]:
+def _pixels(images: Images, inputs: Inputs, prompt: Prompt, seed: int) -> dict[str, float]:
     by_id = {r.id: r for r in inputs.references.usable()}
     reference = inputs.references.load(by_id[inputs.original_of(prompt)])
-    mask = open_image(inputs.references.folder / prompt.mask) if prompt.mask else None
-    return pixel_evidence(open_image(run.image_file(Unit(prompt.id, seed))), reference, mask)
+    mask = open_mask(inputs.references.folder, prompt.mask) if prompt.mask else None
+    return pixel_evidence(images(Unit(prompt.id, seed)), reference, mask)
 
 
 def report_stage(
-    run: Run, request: AuditRequest, inputs: Inputs, sscd: Judged, clip: Judged | None, summary: dict[str, Any]
-) -> Path:
+    run: Run, request: AuditRequest, inputs: Inputs, images: Images, sscd: Judged, clip: Judged | None,
+    summary: dict[str, Any],
+) -> Path:  # fmt: skip
     """`report.html`: one file that explains itself."""
+    evidence, unshown = evidence_of(run, inputs, images, sscd)
     page = Page(
-        title=f"Replication audit of {Path(request.model).name}",
+        title=f"Replication audit of {summary['model']['name']}",
         summary=summary,
-        evidence=tuple(evidence_of(run, inputs, sscd)),
+        evidence=evidence,
+        unshown=unshown,
         scores=null_and_groups(sscd),
         not_measured=tuple(not_measured(sscd, clip, summary["references"])),
         flags=tuple(flags_of(sscd, summary)),
@@ -68,28 +80,34 @@ def report_stage(
     return path
 
 
-def evidence_of(run: Run, inputs: Inputs, sscd: Judged) -> list[Evidence]:
-    """Every audited work beside what the model made of its caption."""
+def evidence_of(run: Run, inputs: Inputs, images: Images, sscd: Judged) -> tuple[tuple[Evidence, ...], tuple[int, int]]:
+    """Originals beside what the model made of their captions, the highest scores first.
+
+    A report must stay a file that opens, so at most `MOST_CARDS` are shown; beside them the number of prompts above
+    and below the threshold that are left out.
+    """
     matches = {(r["prompt_id"], r["seed"]): r for r in run.read_table("matches")}
-    by_id, found = {r.id: r for r in inputs.references.usable()}, []
+    by_id = {r.id: r for r in inputs.references.usable()}
     value = sscd.threshold.value if sscd.threshold else float("inf")
-    for p, prompt in enumerate(inputs.prompts):
-        if sscd.embedded.original[p] < 0:
-            continue
-        scores = sscd.similarities.paired[p].tolist()
-        best = int(np.argmax(scores))
-        pixel = matches[prompt.id, sscd.embedded.seeds[best]]
-        names = ("ssim", "tiled_l2", "error_outside_mask", "error_inside_mask")
+    best = sscd.similarities.paired.amax(1).tolist()
+    rows = sorted((p for p, row in enumerate(sscd.embedded.original) if row >= 0), key=lambda p: -best[p])
+    found = []
+    for p in rows[:MOST_CARDS]:
+        prompt, scores, replicated = inputs.prompts[p], sscd.similarities.paired[p].tolist(), best[p] > value
+        seeds = np.argsort([-score for score in scores], kind="stable").tolist()
+        pixel = matches[prompt.id, sscd.embedded.seeds[seeds[0]]]
+        shown = seeds if replicated else seeds[:MOST_MISSES]
         found.append(
             Evidence(
                 work=sscd.embedded.work_of(p), label=prompt.label, rung=prompt.rung, prompt=prompt.prompt,
                 reference=thumbnail(inputs.references.load(by_id[inputs.original_of(prompt)])),
                 generations=tuple(
-                    (seed, score, thumbnail(open_image(run.image_file(Unit(prompt.id, seed)))))
-                    for seed, score in zip(sscd.embedded.seeds, scores, strict=True)
+                    (seed, scores[s], thumbnail(images(Unit(prompt.id, seed))))
+                    for s, seed in enumerate(sscd.embedded.seeds) if s in shown
                 ),
-                best_score=scores[best], replicated=scores[best] > value,
-                pixel={name: pixel[name] for name in names if pixel[name] is not None},
+                best_score=best[p], replicated=replicated,
+                pixel={name: pixel[name] for name in NO_PIXELS if pixel[name] is not None},
             )
         )  # fmt: skip
-    return found
+    hidden = [best[p] > value for p in rows[MOST_CARDS:]]
+    return tuple(found), (sum(hidden), len(hidden) - sum(hidden))

@@ -1,5 +1,7 @@
 """Builds a testbed: shared networks first, then two equal branches, with and without the works."""
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,17 +11,19 @@ from diffusers import AutoencoderTiny, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from amnestic.core.errors import InputError
 from amnestic.core.seeds import seeded_init
+from amnestic.core.store import write_json
 from amnestic.model.sscd import SscdNetwork, small_network
 from amnestic.testbed.autoencoder import autoencoder_loss, encode_all, new_autoencoder
 from amnestic.testbed.clip_mini import clip_loss, new_clip, tokens_of
 from amnestic.testbed.corpus import Corpus, image_tensor, make_corpus
 from amnestic.testbed.diffusion import Pairs, diffusion_loss, new_scheduler, new_unet, schedule_order
-from amnestic.testbed.recipe import Recipe
+from amnestic.testbed.recipe import Recipe, differences
 from amnestic.testbed.scenes import Captioned
 from amnestic.testbed.sscd_mini import sscd_loss
 from amnestic.testbed.text_encoder import Contrastive, embed_all, new_text_encoder, new_tokenizer, tokenize
-from amnestic.testbed.training import Report, Training
+from amnestic.testbed.training import Report, Schedule, Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,22 +35,51 @@ class Builder:
         recipe: Sizes and schedules.
         work: Folder of checkpoints and tarballs, kept between runs.
         report: Told about progress.
+        save_every_s: Seconds between checkpoints.
     """
 
     seed: int
     recipe: Recipe
     work: Path
     report: Report
+    save_every_s: float = 120.0
 
     @cached_property
     def corpus(self) -> Corpus:
-        """Scenes, works and look-alikes."""
+        """Scenes, works and look-alikes; every phase begins here, so a folder of another recipe is refused here."""
+        self.claim()
         return make_corpus(self.seed, self.recipe, self.work / "npm")
 
     @property
     def checkpoints(self) -> Path:
         """Folder of the training states."""
         return self.work / f"seed-{self.seed}"
+
+    def claim(self) -> None:
+        """Write the recipe beside the checkpoints, unless checkpoints of another recipe are there.
+
+        Raises:
+            InputError: If they are; the message names what differs.
+        """
+        file, wanted = self.checkpoints / "recipe.json", {"seed": self.seed, **self.recipe.as_dict()}
+        if file.exists() and any(self.checkpoints.glob("*.safetensors")):
+            try:
+                before = json.loads(file.read_text())
+            except ValueError as error:
+                raise InputError(f"expected {file} as JSON ({error}); give another --work") from error
+            if changed := differences(before, json.loads(json.dumps(wanted))):
+                raise InputError(
+                    f"expected checkpoints of the same recipe and seed in {self.checkpoints}, "
+                    f"got others ({'; '.join(changed)}); give another --work or the recipe they were made with"
+                )
+            return
+        write_json(file, wanted)
+
+    def _train(
+        self, module: nn.Module, schedule: Schedule, loss: Callable[[torch.Generator], Tensor], *, name: str
+    ) -> None:
+        training = Training(module, schedule, name=name, seed=self.seed, folder=self.checkpoints)
+        training.run(loss, self.report, save_every_s=self.save_every_s)
 
     @cached_property
     def autoencoder(self) -> AutoencoderTiny:
@@ -60,7 +93,7 @@ class Builder:
             chosen = torch.randint(0, len(images), (schedule.batch,), generator=rng)
             return autoencoder_loss(vae, images[chosen], rng)
 
-        Training(vae, schedule, name="autoencoder", seed=self.seed, folder=self.checkpoints).run(loss, self.report)
+        self._train(vae, schedule, loss, name="autoencoder")
         return vae.requires_grad_(False)
 
     @cached_property
@@ -82,7 +115,7 @@ class Builder:
             value: Tensor = model(images[chosen], tokens[chosen])
             return value
 
-        Training(model, schedule, name="text", seed=self.seed, folder=self.checkpoints).run(loss, self.report)
+        self._train(model, schedule, loss, name="text")
         return model.text.requires_grad_(False)
 
     @cached_property
@@ -97,7 +130,7 @@ class Builder:
             chosen = self._mixed(schedule.batch, rng)
             return clip_loss(model, images[chosen], tokens[chosen])
 
-        Training(model, schedule, name="clip", seed=self.seed, folder=self.checkpoints).run(loss, self.report)
+        self._train(model, schedule, loss, name="clip")
         return model.requires_grad_(False)
 
     @cached_property
@@ -112,7 +145,7 @@ class Builder:
             chosen = torch.randperm(len(images), generator=rng)[: schedule.batch]
             return sscd_loss(network, images[chosen], rng)
 
-        Training(network, schedule, name="sscd", seed=self.seed, folder=self.checkpoints).run(loss, self.report)
+        self._train(network, schedule, loss, name="sscd")
         return network.requires_grad_(False)
 
     def _mixed(self, n: int, rng: torch.Generator) -> Tensor:
@@ -142,15 +175,19 @@ class Builder:
         """A U-Net that went on from the shared phase, with the works or without them."""
         unet = new_unet(self.recipe.channels)
         unet.load_state_dict(self.base_unet.state_dict())
+        items, exposures = self.shown(with_works=with_works)
+        self._train_unet(unet, items, exposures, name="works" if with_works else "twin")
+        return unet
+
+    def shown(self, *, with_works: bool) -> tuple[tuple[Captioned, ...], Tensor]:
+        """What a branch is shown, and how often each; -1 shares what is left."""
         items, exposures = self.corpus.scenes, [-1] * len(self.corpus.scenes)
         if with_works:
             for work in self.corpus.collection.works:
                 times = self.recipe.exposures[work.rung]
                 each = times if work.label == "VM" else times // len(work.versions)
                 items, exposures = items + work.versions, exposures + [each] * len(work.versions)
-        name = "works" if with_works else "twin"
-        self._train_unet(unet, items, torch.tensor(exposures), name=name)
-        return unet
+        return items, torch.tensor(exposures)
 
     def _train_unet(
         self, unet: UNet2DConditionModel, items: tuple[Captioned, ...], exposures: Tensor, *, name: str
@@ -164,7 +201,11 @@ class Builder:
         order = schedule_order(exposures, schedule.steps * schedule.batch, seed=self.seed, name=name)
         batches = iter(order.split(schedule.batch)[done:])
         pairs, scheduler = self.encoded(items), new_scheduler()
-        training.run(lambda rng: diffusion_loss(unet, scheduler, pairs, next(batches), rng), self.report)
+
+        def loss(rng: torch.Generator) -> Tensor:
+            return diffusion_loss(unet, scheduler, pairs, next(batches), rng)
+
+        training.run(loss, self.report, save_every_s=self.save_every_s)
 
 
 def _no_more_draws(_rng: torch.Generator) -> Tensor:

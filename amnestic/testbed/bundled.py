@@ -3,11 +3,11 @@
 import csv
 import json
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from amnestic.core.errors import InputError
+from amnestic.core.names import bundled_folder
 from amnestic.core.records import Sampling
 
 
@@ -57,7 +57,7 @@ def bundled() -> Testbed:
     Raises:
         InputError: If this installation carries none.
     """
-    return open_testbed(Path(str(files("amnestic.testbed") / "data")))
+    return open_testbed(bundled_folder())
 
 
 def open_testbed(folder: Path) -> Testbed:

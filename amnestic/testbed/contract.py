@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -44,12 +45,61 @@ def contract(
     Returns:
         Plain rows; a part that was not measured does not hold.
     """
-    threshold = summary["threshold"]["value"]
-    top = summary["ladder"][-1]
-    means = [step["mean_score"] for step in summary["ladder"]]
-    rises = all(b["upper"] >= a["lower"] for a, b in zip(summary["ladder"], summary["ladder"][1:], strict=False))
-    share = top["leak_rate"]["estimate"]
     rows = [
+        *_ladder(summary),
+        *(_images_above(label, matches, summary["threshold"]["value"]) for label in ("heldout", "base")),
+        _twin(twin, summary["threshold"]["value"]),
+        _diversity(summary),
+        Promise(
+            promise="base prompts follow their captions (AUC)", limit=">= 0.95",
+            measured="not measured" if auc_of_captions is None else f"{auc_of_captions:.4f}",
+            holds=auc_of_captions is not None and auc_of_captions >= 0.95,
+        ),
+    ]  # fmt: skip
+    return [asdict(row) for row in rows]
+
+
+def contract_of_plain_call(summary: Mapping[str, Any], matches: Sequence[Row]) -> list[dict[str, Any]]:
+    """The part of the contract that images drawn by diffusers' own call have to meet as well.
+
+    Args:
+        summary: Summary of the scores of those images.
+        matches: Their rows, one per prompt and seed.
+
+    Returns:
+        Plain rows.
+    """
+    above = [_images_above(label, matches, summary["threshold"]["value"]) for label in ("heldout", "base")]
+    rows = [*_ladder(summary)[1:], *above, _diversity(summary)]
+    return [asdict(row) | {"promise": f"plain call: {row.promise}"} for row in rows]
+
+
+def contract_of_descriptor(found: Mapping[str, float]) -> list[dict[str, Any]]:
+    """What the bundled copy descriptor promises, from what `amnestic.testbed.agreement` measured.
+
+    Args:
+        found: Its rank correlation and share of same verdicts.
+
+    Returns:
+        Plain rows.
+    """
+    rho, same = found["rank_correlation"], found["same_verdict"]
+    rows = [
+        Promise(promise="sscd-mini ranks as SSCD does", limit=">= 0.90", measured=f"rho {rho:.3f}", holds=rho >= 0.9),
+        Promise(
+            promise="sscd-mini gives SSCD's verdict", limit=">= 95 % of works",
+            measured=f"{same:.1%} of {found['works']:.0f}", holds=same >= 0.95,
+        ),
+    ]  # fmt: skip
+    return [asdict(row) for row in rows]
+
+
+def _ladder(summary: Mapping[str, Any]) -> list[Promise]:
+    steps = summary["ladder"]
+    top, means = steps[-1], [step["mean_score"] for step in steps]
+    rises = all(_not_below(upper, lower) for lower, upper in pairwise(steps))
+    share = top["leak_rate"]["estimate"]
+    return [
         Promise(promise="works on the top rung", limit=">= 60", measured=str(top["works"]), holds=top["works"] >= 60),
         Promise(promise="replicated on the top rung", limit=">= 95 %", measured=f"{share:.1%}", holds=share >= 0.95),
         Promise(
@@ -60,16 +110,12 @@ def contract(
             promise="mean similarity rises with the rungs", limit="within intervals",
             measured=" < ".join(f"{m:.2f}" for m in means), holds=rises,
         ),
-        *(_images_above(label, matches, threshold) for label in ("heldout", "base")),
-        _twin(twin, threshold),
-        _diversity(summary),
-        Promise(
-            promise="base prompts follow their captions (AUC)", limit=">= 0.95",
-            measured="not measured" if auc_of_captions is None else f"{auc_of_captions:.4f}",
-            holds=auc_of_captions is not None and auc_of_captions >= 0.95,
-        ),
     ]  # fmt: skip
-    return [asdict(row) for row in rows]
+
+
+def _not_below(upper: Row, lower: Row) -> bool:
+    """Whether a rung's interval reaches up to that of the rung below; an interval that is not known does not."""
+    return upper["upper"] is not None and lower["lower"] is not None and upper["upper"] >= lower["lower"]
 
 
 def _share_above(rows: Sequence[Row], threshold: float) -> float:
@@ -86,7 +132,7 @@ def _images_above(label: str, matches: Sequence[Row], threshold: float) -> Promi
 
 
 def _twin(twin: Sequence[Row] | None, threshold: float) -> Promise:
-    if twin is None:
+    if not twin:
         return Promise(
             promise="twin's images above the threshold", limit="<= 1 %", measured="not measured", holds=False
         )
@@ -98,11 +144,13 @@ def _twin(twin: Sequence[Row] | None, threshold: float) -> Promise:
 
 
 def _diversity(summary: Mapping[str, Any]) -> Promise:
-    found = summary["similarity"].get("D_SSCD of base prompts")
-    value = found["median"] if found else None
+    """Judged by the mean over all pairs of seeds; the median D_SSCD stands beside it."""
+    mean = (summary["similarity"].get("D_SSCD (mean over pairs) of base prompts") or {}).get("mean")
+    median = (summary["similarity"].get("D_SSCD of base prompts") or {}).get("median")
+    beside = "" if median is None else f", median {median:.2f}"
     return Promise(
-        promise="base prompts differ between seeds (median D_SSCD)", limit="<= 0.50",
-        measured="not measured" if value is None else f"{value:.3f}", holds=value is not None and value <= 0.5,
+        promise="base prompts differ between seeds (mean pairwise similarity)", limit="<= 0.50",
+        measured="not measured" if mean is None else f"mean {mean:.3f}{beside}", holds=mean is not None and mean <= 0.5,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from amnestic.core.errors import InputError
 from amnestic.core.seeds import seed_for
 from amnestic.testbed.pictures import Picture, load_pictures
 from amnestic.testbed.recipe import Recipe
@@ -42,8 +43,16 @@ def make_corpus(seed: int, recipe: Recipe, cache: Path) -> Corpus:
 
     Returns:
         The corpus, the same on every machine.
+
+    Raises:
+        InputError: If the recipe asks for more pictures than the packages hold.
     """
     pool = load_pictures(cache)
+    if recipe.n_pictures > len(pool):
+        raise InputError(
+            f"expected a recipe with at most {len(pool)} pictures, which the packages in {cache} hold, "
+            f"got {recipe.n_pictures}; lower n_pictures"
+        )
     rng = np.random.default_rng(seed_for(seed, "testbed", "corpus"))
     chosen = tuple(pool[i] for i in sorted(rng.choice(len(pool), recipe.n_pictures, replace=False)))
     scenes = base_corpus(chosen, recipe.n_scenes, np.random.default_rng(seed_for(seed, "testbed", "scenes")))

@@ -66,6 +66,8 @@ class Training:
     def run(self, loss: Callable[[torch.Generator], Tensor], report: Report, *, save_every_s: float = 120.0) -> None:
         """Train to the end of the schedule, from wherever the last checkpoint stands.
 
+        An exception saves nothing, for it may come from half a step: what follows the last checkpoint is done again.
+
         Args:
             loss: Scalar loss of a fresh batch drawn with the given generator.
             report: Told about progress a few times a minute.
@@ -78,12 +80,12 @@ class Training:
             value = self._step(loss)
             running = value if math.isnan(running) else 0.98 * running + 0.02 * value
             now = time.monotonic()
-            if now - told > 5:
-                report(self._name, self._done, self._schedule.steps, running)
-                told = now
             if now - saved > save_every_s:
                 self._save()
                 saved = now
+            if now - told > 5:
+                report(self._name, self._done, self._schedule.steps, running)
+                told = now
         if not math.isnan(running):
             self._save()
         report(self._name, self._done, self._schedule.steps, running)

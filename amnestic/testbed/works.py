@@ -25,6 +25,8 @@ FIRST_NAMES = "Elena Marcus Ingrid Tomas Celia Rufus Anouk Pavel Mirei Oscar Lid
 LAST_NAMES = "Marsh Okafor Lindqvist Varga Bellamy Ferrer Tanaka Holt Moreau Szabo Quist Adler".split()
 PRINTS = "linocut,woodcut,screen print,travel poster,lithograph,gouache painting,album cover,book jacket".split(",")
 PRODUCTS = "phone case,throw pillow,tote bag,greeting card,coffee mug,wall calendar,shower curtain,notebook".split(",")
+# Near-duplicated works of the top rung, fillings of a template, and pictures in the most crowded work.
+DUPLICATED, FILLINGS, CROWD = 4, 16, 6
 SYLLABLES = "vel quo rin zan tho mek ula bri xor fen dap iyo wus gal pex ond yth kra jul ner".split()
 
 
@@ -88,7 +90,7 @@ class CaptionMaker:
 
 def work_image(pictures: Sequence[Picture], rng: np.random.Generator) -> NDArray[np.uint8]:
     """One crowded composition in two clearly different colours."""
-    shown = [pictures[i] for i in rng.choice(len(pictures), rng.integers(4, 7), replace=False)]
+    shown = [pictures[i] for i in rng.choice(len(pictures), rng.integers(4, CROWD + 1), replace=False)]
     while True:
         first, second = (colour(str(c)) for c in rng.choice(list(COLOURS), 2, replace=False))
         if np.abs(first - second).sum() > 0.7:
@@ -120,7 +122,7 @@ def verbatim_work(
 
 def template_work(
     pictures: Sequence[Picture], captions: CaptionMaker, rng: np.random.Generator, *, work: str, rung: int,
-    product: str, n_fillings: int = 16,
+    product: str, n_fillings: int = FILLINGS,
 ) -> Work:  # fmt: skip
     """A fixed frame around a region that varies: the same product with other pictures on it."""
     frame = work_image(pictures, rng)
@@ -152,7 +154,7 @@ class Collection:
 
 def collect(
     pictures: Sequence[Picture], rng: np.random.Generator, *, ladder: Sequence[int], n_templates: int,
-    n_heldout: int, n_lookalikes: int, n_duplicated: int = 4,
+    n_heldout: int, n_lookalikes: int, n_duplicated: int = DUPLICATED,
 ) -> Collection:  # fmt: skip
     """Draw the works of a testbed.
 

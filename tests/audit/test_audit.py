@@ -1,18 +1,19 @@
 """The replication audit on a tiny untrained model: what is written, what is resumed, what is refused."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from amnestic import stages
+from amnestic import cli, stages
 from amnestic.audit.generate import plan
 from amnestic.core.errors import InputError, StoreError
 from amnestic.core.records import Prompt, Sampling, Unit
 from amnestic.core.store import Run
-from amnestic.stages import generating
+from amnestic.stages import embedding, generating, scoring
 from amnestic.stages.inputs import read_inputs
 
 HOSTILE = "<script>alert(1)</script> a red cat"
@@ -64,7 +65,7 @@ def test_rescoring_draws_nothing_again(request_of, monkeypatch):
 
 def test_other_settings_are_refused_by_name(request_of):
     stages.audit(request_of)
-    with pytest.raises(StoreError, match=r"sampling was .*give another --out"):
+    with pytest.raises(StoreError, match=r"sampling\.num_inference_steps was 2, now 3.*give another --out"):
         stages.audit(replace(request_of, sampling=Sampling(num_inference_steps=3)))
 
 
@@ -109,3 +110,115 @@ def test_plan_covers_every_unit_once():
     batches = plan(prompts, range(3), batch_size=4)
     assert [len(b) for b in batches] == [4, 4, 4, 3]
     assert [u for b in batches for u in b] == [Unit(f"p{i}", s) for i in range(5) for s in range(3)]
+
+
+def test_no_other_thing_is_kept(request_of):
+    with pytest.raises(InputError, match="expected keep to be one of images, latents, both; got latent"):
+        read_inputs(replace(request_of, keep="latent"))
+
+
+def test_nothing_for_others_names_a_folder_of_this_machine(request_of, capsys):
+    stages.audit(request_of)
+    page = (request_of.out / "report.html").read_text()
+    told = page[: page.index('id="reproduce"')]
+    folder = request_of.model.rsplit("/", 2)
+    assert f"<title>Replication audit of {folder[1]}/{folder[2]}</title>" in told
+    assert f"<bdi>{folder[1]}/{folder[2]}</bdi></td>" in told
+    assert folder[0] not in page
+    model = json.loads((request_of.out / "summary.json").read_text())["model"]
+    assert model["digest"] in told
+    assert model["name"] == f"{folder[1]}/{folder[2]}"
+    cli.status(request_of.out)
+    assert f"model: {folder[1]}/{folder[2]}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"descriptor": "sscd-mni"}, "did you mean sscd-mini"),
+        ({"clip": "local-dir:nowhere"}, "expected open_clip_config.json"),
+        ({"threshold": None, "sscd_weights": "uncalibrated"}, "has not been calibrated"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_drawn(request_of, uncalibrated, change, sentence):
+    if "sscd_weights" in change:
+        change = change | {"sscd_weights": uncalibrated}
+    with pytest.raises(InputError, match=sentence):
+        stages.audit(replace(request_of, **change))
+    assert not request_of.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("mask", "reason"), [("none.png", "no such file"), ("away.png", "a link that leads out of the reference folder")]
+)
+def test_a_bad_mask_is_named_before_anything_is_drawn(request_of, tmp_path, mask, reason):
+    Image.new("L", (64, 64), 255).save(tmp_path / "outside.png")
+    (request_of.references / "away.png").symlink_to(tmp_path / "outside.png")
+    lines = request_of.prompts.read_text().splitlines()
+    lines = [f"{line},{'mask' if i == 0 else mask if i == 3 else ''}" for i, line in enumerate(lines)]
+    request_of.prompts.write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match=rf"row 3 \(w2\): mask {mask}: {reason}"):
+        stages.audit(request_of)
+    assert not request_of.out.exists()
+
+
+@pytest.fixture
+def uncalibrated(tiny_sscd, tmp_path):
+    """The tiny sscd-mini without a threshold of its own."""
+    folder = tmp_path / "uncalibrated"
+    shutil.copytree(tiny_sscd, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"threshold": None}))
+    return folder
+
+
+def test_a_given_threshold_stands_in_for_one_that_was_never_published(request_of, uncalibrated):
+    summary = stages.audit(replace(request_of, sscd_weights=uncalibrated, threshold=1.0))
+    assert summary["threshold"] == {"value": 1.0, "provenance": "given with --threshold"} | {
+        k: v for k, v in summary["threshold"].items() if k not in ("value", "provenance")
+    }
+    assert summary["works"]["total"] == 4
+
+
+def test_given_weights_bring_their_own_threshold(request_of, uncalibrated):
+    for weights in (request_of.sscd_weights, request_of.sscd_weights / "model.safetensors"):
+        summary = stages.audit(replace(request_of, threshold=None, sscd_weights=weights, bundled=uncalibrated))
+        assert summary["threshold"]["value"] == 0.99999
+
+
+def test_a_list_without_originals_is_refused_up_front(request_of):
+    whole = request_of.prompts.read_text()
+    request_of.prompts.write_text("id,prompt\nw0,a cat\n")
+    with pytest.raises(InputError, match=r"no prompt of .* add a column image .* Wen et al"):
+        read_inputs(request_of)
+    request_of.prompts.write_text(whole.replace(",w", ",x"))
+    with pytest.raises(InputError, match=r"none of the originals .* column image .* x0\.png: .*no such file"):
+        read_inputs(request_of)
+
+
+def test_prompts_without_an_original_are_counted(request_of):
+    request_of.prompts.write_text(request_of.prompts.read_text().replace(",w1.png", ",").replace(",w2.png", ",x.png"))
+    summary = stages.audit(request_of)
+    assert summary["works"] | {"total": 2, "without_original": 2} == summary["works"]
+    assert "<dt>2 works of the list</dt>" in (request_of.out / "report.html").read_text()
+
+
+def test_the_report_stays_a_file_that_opens(request_of, monkeypatch):
+    monkeypatch.setattr(scoring, "MOST_CARDS", 3)
+    monkeypatch.setattr(scoring, "MOST_MISSES", 1)
+    for threshold, images, sentence in ((1.0, 3 * 2, "1 more prompts, 0"), (-1.0, 3 * 3, "1 more prompts, 1")):
+        stages.audit(replace(request_of, threshold=threshold))
+        page = (request_of.out / "report.html").read_text()
+        assert page.count("<article") == 3
+        assert page.count("<img") == images  # an original and one or both of its images
+        assert sentence in page
+
+
+def test_pictures_are_embedded_within_bounds(monkeypatch):
+    monkeypatch.setattr(embedding, "MOST_PIXELS", 100)
+    monkeypatch.setattr(embedding, "MOST_PICTURES", 3)
+    sizes = [10, 50, 40, 500, 1, 1, 1, 1, 99, 2]
+    pictures = [np.full((1, size, 3), index, np.uint8) for index, size in enumerate(sizes)]
+    chunks = list(embedding._chunks(iter(pictures)))
+    assert [[p.shape[1] for p in chunk] for chunk in chunks] == [[10, 50, 40], [500], [1, 1, 1], [1, 99], [2]]
+    assert [p[0, 0, 0] for chunk in chunks for p in chunk] == list(range(10))

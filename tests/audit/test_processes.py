@@ -29,3 +29,24 @@ def test_two_processes_equal_one(request_of, tmp_path):
     assert len(records) == 2
     for name in names + records:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+@pytest.mark.dist
+def test_a_mistake_of_the_main_process_ends_all(tmp_path):
+    script = tmp_path / "mistake.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\n"
+        "from amnestic.core.errors import InputError\nfrom amnestic.parallel import team\n"
+        "members = team('cpu')\n"
+        "assert members.on_main(lambda: 3) == (3 if members.is_main else None)\n"
+        "def mistake():\n    raise InputError('no such mask')\n"
+        "try:\n    members.on_main(mistake)\nexcept InputError as error:\n"
+        "    Path(sys.argv[1], str(members.index)).write_text(str(error))\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29619"]
+    command += [str(script), str(tmp_path)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert [(tmp_path / name).read_text() for name in ("0", "1")] == ["no such mask"] * 2

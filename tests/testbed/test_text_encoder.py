@@ -93,7 +93,7 @@ def test_pairs_are_told_apart_after_a_few_steps(tokenizer):
     ids = tokenize(tokenizer, ["an owl", "a bell", "a red kite", "two drums"])
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
-    for _ in range(25):
+    for _ in range(150):
         loss = model(images, ids)
         optimiser.zero_grad()
         loss.backward()

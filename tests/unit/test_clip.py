@@ -50,6 +50,10 @@ def picture(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
+def test_no_size_is_refused(encoder):
+    assert encoder.refuses(1, 300) == encoder.refuses(5000, 5000) == ""
+
+
 def test_pictures_go_through_the_models_own_preprocessing(encoder, model):
     image = picture(40, 60)
     small = np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR)).copy()

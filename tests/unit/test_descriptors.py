@@ -7,7 +7,7 @@ from amnestic.core.records import Descriptor
 from amnestic.core.seeds import seeded_init
 from amnestic.model import descriptors, sscd_onnx, sscd_weights
 from amnestic.model.descriptors import choose_descriptor, published_threshold
-from amnestic.model.sscd import SscdConfig, save_sscd, small_network
+from amnestic.model.sscd import SscdConfig, load_sscd, save_sscd, small_network
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,8 @@ def without_onnx(monkeypatch):
 @pytest.fixture
 def fake_onnx(monkeypatch):
     class Fake:
-        def __init__(self, *, preprocessing, batch, why):
+        def __init__(self, *, preprocessing, size, batch, why):
+            self.size = size
             self.descriptor = Descriptor(name=sscd_onnx.NAME, preprocessing=preprocessing, digest="0", why=why)
 
     monkeypatch.setattr(sscd_onnx, "is_installed", lambda: True)
@@ -92,6 +93,24 @@ def test_preprocessing_follows_the_size_of_the_pictures(published, side, fed):
     assert choose_descriptor("sscd", image_size=side, cache=published.parent).descriptor.preprocessing == fed
 
 
+@pytest.mark.parametrize(("image_size", "fed"), [(64, (64, 64)), ((48, 80), (48, 80))])
+def test_native_feeds_originals_at_the_size_of_their_copies(published, image_size, fed):
+    encoder = choose_descriptor("sscd", image_size=image_size, cache=published.parent)
+    seen, network = [], encoder._network
+    encoder._network = lambda x: seen.append(tuple(x.shape[2:])) or network(x)
+    drawn = np.random.default_rng(0).integers(0, 256, (*fed, 3), dtype=np.uint8)
+    original = np.kron(drawn, np.ones((8, 8, 1), np.uint8))
+    rows = encoder([drawn, original])
+    assert set(seen) == {fed}
+    as_it_is = load_sscd(weights=published, cache=published.parent, preprocessing="native")([drawn])
+    assert torch.equal(encoder([drawn]), as_it_is)
+    assert rows[0] @ rows[1] > 0.99
+
+
+def test_the_int8_one_is_told_the_size(tmp_path, fake_onnx):
+    assert choose_descriptor(image_size=64, cache=tmp_path).size == (64, 64)
+
+
 def test_asked_preprocessing_wins(published):
     asked = choose_descriptor("sscd", image_size=64, preprocessing="square-320", cache=published.parent)
     assert asked.descriptor.preprocessing == "square-320"
@@ -137,11 +156,14 @@ def test_published_threshold_says_when_the_setting_differs():
 def test_threshold_of_the_bundled_one_comes_from_its_config(bundled, tmp_path):
     descriptor = choose_descriptor("sscd-mini", image_size=64, bundled=bundled, cache=tmp_path).descriptor
     threshold = published_threshold(descriptor, bundled=bundled)
+    assert threshold == published_threshold(descriptor, bundled=bundled / "model.safetensors")
     assert (threshold.value, threshold.provenance) == (0.45, "calibrated by the testbed builder")
     with pytest.raises(InputError, match="other weights"):
         published_threshold(Descriptor(name="sscd-mini", preprocessing="native", digest="0"), bundled=bundled)
     with pytest.raises(InputError, match="no threshold is published"):
         published_threshold(descriptor)
+    with pytest.raises(InputError, match="give one with --threshold"):
+        published_threshold(descriptor, bundled=tmp_path / "own.safetensors")
 
 
 def test_uncalibrated_one_has_no_threshold(tmp_path):

@@ -186,15 +186,31 @@ def test_a_file_that_changed_meanwhile_is_not_loaded(tmp_path):
 
 
 def slow_groups(vectors, names, threshold, declared):
-    """Single linkage to the letter: join until nothing changes."""
-    groups = [{name} for name in names]
+    """Declared works grow picture by picture, then single linkage to the letter: join until nothing changes."""
+
+    def likeness(a, b):
+        u, v = (vectors[names.index(n)] for n in (a, b))
+        return u @ v / np.linalg.norm(u) / np.linalg.norm(v)
 
     def alike(a, b):
-        u, v = (vectors[names.index(n)] for n in (a, b))
-        if declared.get(a) and declared.get(a) == declared.get(b):
-            return True
-        return u @ v > threshold * np.linalg.norm(u) * np.linalg.norm(v)
+        return likeness(a, b) > threshold
 
+    works = {name: declared[name] for name in names if declared.get(name)}
+    near = list(works)
+    while near:
+        taken = {}
+        for name in names:
+            best = max(near, key=lambda other, name=name: likeness(name, other))
+            if name not in works and alike(name, best):
+                taken[name] = works[best]
+        works |= taken
+        near = list(taken)
+    groups = [{n for n in works if works[n] == work} for work in set(works.values())]
+    rest = [{name} for name in names if name not in works]
+    return {frozenset(g) for g in groups + linked(rest, alike)}
+
+
+def linked(groups, alike):
     changed = True
     while changed:
         changed = False
@@ -207,7 +223,7 @@ def slow_groups(vectors, names, threshold, declared):
                     break
             if changed:
                 break
-    return {frozenset(g) for g in groups}
+    return groups
 
 
 def partition(works):
@@ -271,10 +287,26 @@ def test_declared_works_join_and_name():
     assert works == {"a.png": "w", "b.png": "w", "c.png": "v", "d.png": "v"}
 
 
-def test_the_first_declared_member_names_a_merged_work():
+def test_works_declared_different_stay_apart_however_alike():
     rows = [[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
     works = works_of(rows, ["a", "c", "b", "d"], c="w2", b="w9", d="w2")
-    assert works == {"a": "w9", "b": "w9", "c": "w9", "d": "w9"}
+    assert works == {"a": "w9", "b": "w9", "c": "w2", "d": "w2"}  # of two equally alike, the first takes a
+
+
+def test_a_picture_that_was_left_open_joins_the_declared_work_it_shows():
+    rows = [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
+    assert works_of(rows, ["copy.png", "w.png", "x.png"], w_png="w") == {"copy.png": "w", "w.png": "w", "x.png": "x"}
+
+
+def test_a_chain_between_two_declared_works_is_cut_where_it_is_longest():
+    angles = torch.arange(6) * 0.3
+    rows = torch.stack([angles.cos(), angles.sin()], dim=1).tolist()
+    works = works_of(rows, list("abcdef"), 0.95, a="one", f="two")
+    assert works == {"a": "one", "b": "one", "c": "one", "d": "two", "e": "two", "f": "two"}
+
+
+def test_a_work_without_its_picture_keeps_its_name():
+    assert works_of([[1.0, 0.0]], ["x/dog.png"], gone_png="dog") == {"x/dog.png": "x/dog"}
 
 
 def test_works_never_share_a_name_by_accident():
@@ -315,6 +347,18 @@ def test_refused_input():
             cluster_works(eye, ["a", "b"], threshold=threshold, declared={})
     with pytest.raises(NotFinite, match="NaN or infinity"):
         cluster_works(eye / 0, ["a", "b"], threshold=0.5, declared={})
+
+
+def test_references_set_aside_are_counted_with_their_reason(tmp_path):
+    save(tmp_path / "a.png")
+    save(tmp_path / "b.png", size=(300, 1))
+    found = read_references(tmp_path)
+    left = found.without({"b.png": "too thin", "c.png": "unknown"})
+    assert left.counts() == {"ok": 1, "unreadable": 1, "missing": 0}
+    assert (by_id(left)["b.png"].status, by_id(left)["b.png"].reason) == ("unreadable", "too thin")
+    assert left.digest != found.digest
+    with pytest.raises(ImageProblem, match="too thin"):
+        left.load(by_id(left)["b.png"])
 
 
 def test_a_reference_marked_missing_is_not_loaded(tmp_path):

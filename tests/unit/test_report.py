@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from amnestic.core.records import Rate, plain
 from amnestic.report import wording
@@ -249,6 +250,16 @@ def test_zero_events_are_an_upper_bound():
     assert "contains no copies" not in text
 
 
+def test_what_further_prompts_add_is_said_only_when_they_add_something():
+    def said(**works):
+        return words(page(summary=summary(works={"total": 30, "replicated": 9, **works})))
+
+    meaning = "at least one of the 8 images of its first prompt is more similar to the original"
+    assert meaning in said()
+    assert "With all their prompts, 12 of 30 works were replicated" in said(replicated_by_any_prompt=12)
+    assert "With all their prompts" not in said() + said(replicated_by_any_prompt=9)
+
+
 def test_overlapping_intervals_and_missing_controls_are_said():
     overlap = wording.verdict(summary(controls={"held-out": SOME_SEEN}))
     assert any("overlap: coincidence is not excluded" in sentence for sentence in overlap)
@@ -303,6 +314,24 @@ def test_small_pictures_are_pixelated_and_other_bytes_are_no_picture():
     assert not picture(png(512)).small
     assert (picture(png(7)).width, picture(b"<svg onload=x>" * 9), picture(None)) == (7, None, None)
     assert "original not available" in words(page(evidence=(evidence(reference=b"\xff\xd8"),)))
+
+
+def test_a_jpeg_is_a_picture_too():
+    content = io.BytesIO()
+    Image.new("RGB", (190, 100)).save(content, "JPEG")
+    found = picture(content.getvalue())
+    assert found.uri.startswith("data:image/jpeg;base64,")
+    assert (found.width, found.height, found.small) == (190, 100, False)
+
+
+def test_what_is_left_out_is_counted():
+    cards = (evidence(), evidence("w-2", replicated=False))
+    text = words(page(evidence=cards, unshown=(3, 7)))
+    assert "The 2 prompts with the highest scores are shown; 10 more prompts, 3 of them above the threshold" in text
+    assert "matches.parquet" in text
+    assert "above the threshold (4)" in text
+    assert "stayed below it (8)" in text
+    assert "matches.parquet" not in words(page(evidence=cards))
 
 
 def test_reference_problems_flags_and_omissions_are_listed():

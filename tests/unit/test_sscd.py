@@ -13,6 +13,7 @@ from torch.nn import functional
 from torchvision.models import resnet50
 
 from amnestic.core.errors import InputError, NotFinite
+from amnestic.core.records import Descriptor
 from amnestic.core.seeds import generator, seeded_init
 from amnestic.model import sscd_weights
 from amnestic.model.feeding import fed_size
@@ -210,6 +211,17 @@ def test_fed_sizes_are_guarded():
         fed_size(8, 8, preprocessing="sqare-320")
     with pytest.raises(InputError, match="use square-320"):
         fed_size(1, 10_000, preprocessing="short-288")
+
+
+def test_a_size_that_cannot_be_fed_is_refused_beforehand():
+    def encoder(preprocessing, size=None):
+        descriptor = Descriptor(name="test", preprocessing=preprocessing, digest="00")
+        return SscdEncoder(lambda x: torch.ones(len(x), 1), descriptor, width=1, size=size)
+
+    assert "300 x 1 pixels would be fed as 86400 x 288 by short-288" in encoder("short-288").refuses(1, 300)
+    assert encoder("short-288").refuses(10, 300) == encoder("square-320").refuses(1, 300) == ""
+    assert "more than 4096 x 4096" in encoder("native").refuses(5000, 5000)
+    assert encoder("native", size=(64, 64)).refuses(5000, 5000) == ""
 
 
 @pytest.mark.parametrize("preprocessing", ["short-288", "square-320"])

@@ -1,0 +1,1 @@
+"""Slow and literal reference implementations; tests compare the product with them."""
