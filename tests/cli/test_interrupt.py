@@ -1,7 +1,6 @@
 """Ctrl-C loses nothing: one sentence, and the same command continues."""
 
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -22,12 +21,18 @@ def ctrl_c():
 
 
 def started(request):
-    words = [sys.executable, "-m", *shlex.split(request.command())]
+    """The request as a command of its own; `command()` would leave out where files lie on this machine."""
+    how = request.sampling
+    options = {
+        "prompts": request.prompts, "references": request.references, "out": request.out, "seeds": request.n_seeds,
+        "num-inference-steps": how.num_inference_steps, "guidance-scale": how.guidance_scale, "device": "cpu",
+        "batch-size": request.batch_size, "descriptor": request.descriptor, "sscd-weights": request.sscd_weights,
+        "threshold": request.threshold,
+    }  # fmt: skip
+    words = [sys.executable, "-m", "amnestic", "audit", request.model]
+    words += [str(word) for name, value in options.items() for word in (f"--{name}", value)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}  # the images of two processes are compared bit for bit
-    above = request.out.parents[1]  # a command names files without the folders of the machine
-    return subprocess.Popen(
-        words, cwd=above, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def images_of(request):
