@@ -11,7 +11,7 @@ from amnestic.testbed.works import CROWD, DUPLICATED, FILLINGS
 
 MOST_TITLES = 10_000  # titles of shared words run out at about 6,000, and half of all titles are such
 LEAST_LOOKALIKES = 142  # 142 * 141 / 2 pairs: enough to calibrate sscd-mini at one false positive in 10,000
-UNET_GROUPS, UNET_LEVELS = 16, (2, 6)
+UNET_GROUPS, UNET_LEVELS = 16, (3, 6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,20 +31,20 @@ class Recipe:
         autoencoder, text, clip, sscd, base, branch: Training schedules.
     """
 
-    n_pictures: int = 32
+    n_pictures: int = 20
     n_scenes: int = 12_000
     ladder: tuple[int, ...] = (12, 12, 12, 12, 64)
-    exposures: tuple[int, ...] = (12, 45, 130, 380, 1400)
+    exposures: tuple[int, ...] = (12, 45, 130, 400, 1500)
     n_templates: int = 8
     n_heldout: int = 64
     n_lookalikes: int = 2_000
     n_base_prompts: int = 240
-    channels: tuple[int, ...] = (32, 64, 128, 224)
+    channels: tuple[int, ...] = (32, 64, 160, 224)
     autoencoder: Schedule = field(default_factory=lambda: Schedule(steps=2500, batch=16, lr=2e-3))
     text: Schedule = field(default_factory=lambda: Schedule(steps=1500, batch=96, lr=1e-3))
     clip: Schedule = field(default_factory=lambda: Schedule(steps=1500, batch=96, lr=1e-3))
     sscd: Schedule = field(default_factory=lambda: Schedule(steps=1200, batch=48, lr=1e-3))
-    base: Schedule = field(default_factory=lambda: Schedule(steps=3000, batch=32, lr=1e-3, ema=0.998, fall=0.1))
+    base: Schedule = field(default_factory=lambda: Schedule(steps=4000, batch=32, lr=1e-3, ema=0.998, fall=0.1))
     branch: Schedule = field(default_factory=lambda: Schedule(steps=5000, batch=32, lr=1e-3, ema=0.998))
 
     def __post_init__(self) -> None:

