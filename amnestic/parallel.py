@@ -117,8 +117,13 @@ def shrinking_batches(work: Callable[..., Any], *, start: int) -> Any:  # noqa: 
     Raises:
         InputError: If memory runs out for one alone; draw smaller images or compute in half precision.
     """
-    from accelerate.utils.memory import find_executable_batch_size
+    from accelerate.utils.memory import find_executable_batch_size, should_reduce_batch_size
 
+    try:  # the finder collects garbage at every call, which costs more than it does here
+        return work(start)
+    except Exception as error:
+        if not should_reduce_batch_size(error):
+            raise
     size = start
 
     def halve() -> int:
@@ -131,5 +136,5 @@ def shrinking_batches(work: Callable[..., Any], *, start: int) -> Any:  # noqa: 
         return size
 
     return find_executable_batch_size(
-        lambda batch_size: work(batch_size), starting_batch_size=start, reduce_batch_size_fn=halve
+        lambda batch_size: work(batch_size), starting_batch_size=halve(), reduce_batch_size_fn=halve
     )()

@@ -1,9 +1,12 @@
 """What a method may ask of a model."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 from amnestic.core.records import Sampling, TargetId, Unit
+from amnestic.core.tape import Keep, Tape
+from amnestic.core.units import Site
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,9 +42,22 @@ class Target(Protocol):
         """Predicted noise eps, differentiable in `x` and `cond`."""
         ...
 
+    def sites(self, kind: str) -> tuple[Site, ...]:
+        """Sites of one kind, in the order in which they compute."""
+        ...
+
+    def weight(self, site: Site) -> "Float[Tensor, 'D U']":
+        """The weight matrix of a site's linear layer."""
+        ...
+
+    def record(self, sites: Sequence[Site], keep: Keep) -> AbstractContextManager[Tape]:
+        """Show what passes through sites to `keep`."""
+        ...
+
     def sample(
-        self, units: Sequence[Unit], prompts: Sequence[str], how: Sampling, *, stop_after: int | None = None
-    ) -> "Float[Tensor, 'N C H W']":
+        self, units: Sequence[Unit], prompts: Sequence[str], how: Sampling, *, stop_after: int | None = None,
+        tape: Tape | None = None,
+    ) -> "Float[Tensor, 'N C H W']":  # fmt: skip
         """Latents drawn for units."""
         ...
 

@@ -8,6 +8,7 @@ CPU, and so does not depend on batch size, order, device or number of processes.
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,12 @@ from amnestic.core.errors import InputError, NotFinite
 from amnestic.core.names import did_you_mean
 from amnestic.core.records import Sampling, TargetId, Unit
 from amnestic.core.seeds import generator
+from amnestic.core.tape import Keep, Tape
+from amnestic.core.units import Site
 from amnestic.model.families import check_family
 from amnestic.model.loading import DTYPES, load_pipeline
+from amnestic.model.sites import layer, sites
+from amnestic.model.taps import record
 
 WEIGHTS = ("unet", "vae", "text_encoder")
 MODERN = {"steps_offset": 1, "clip_sample": False}  # what the pipeline insists on, with a warning, in older configs
@@ -162,9 +167,22 @@ class PipelineTarget:
             return signal * out + noise * x
         return (x - signal * out) / noise
 
+    def sites(self, kind: str) -> tuple[Site, ...]:
+        """Sites of one kind, in the order in which they compute; see `amnestic.model.sites.sites`."""
+        return sites(self.pipeline.unet, kind)
+
+    def weight(self, site: Site) -> Float[Tensor, "D U"]:
+        """The weight matrix of a site's linear layer, D outputs, U inputs; not a copy."""
+        return layer(self.pipeline.unet, site).weight.detach()
+
+    def record(self, sites: Sequence[Site], keep: Keep) -> AbstractContextManager[Tape]:
+        """Show what passes through sites to `keep`; see `amnestic.model.taps.record`."""
+        return record(self.pipeline.unet, sites, keep)
+
     def sample(
-        self, units: Sequence[Unit], prompts: Sequence[str], how: Sampling, *, stop_after: int | None = None
-    ) -> Float[Tensor, "N C H W"]:
+        self, units: Sequence[Unit], prompts: Sequence[str], how: Sampling, *, stop_after: int | None = None,
+        tape: Tape | None = None,
+    ) -> Float[Tensor, "N C H W"]:  # fmt: skip
         """Latents drawn by the pipeline's own `__call__`.
 
         Args:
@@ -172,6 +190,7 @@ class PipelineTarget:
             prompts: N texts.
             how: Scheduler, steps and guidance.
             stop_after: Stop after so many denoising steps, at least 1, and return what is there.
+            tape: Started, so that what `record` shows is labelled.
 
         Returns:
             Final (or intermediate) latents, N x C x H x W, on the device.
@@ -188,6 +207,8 @@ class PipelineTarget:
             return kwargs
 
         pipeline = _with_scheduler(self.pipeline, how.scheduler, how.num_inference_steps)
+        if tape is not None:
+            tape.start(guided=how.guidance_scale > 1)
         latents: Tensor = pipeline(
             prompt=list(prompts),
             height=height,

@@ -58,8 +58,9 @@ def parameters(function):
 
 
 def fields(node):
-    """Public attributes: annotated in the class body, or else set by `__init__`."""
-    found = [n.target.id for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
+    """Public attributes: annotated in the class body (constants of the class aside), or else set by `__init__`."""
+    annotated = [n for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
+    found = [n.target.id for n in annotated if not ast.unparse(n.annotation).startswith("ClassVar")]
     for method in [] if found else [n for n in node.body if isinstance(n, FUNCTIONS) and n.name == "__init__"]:
         targets = [t for n in ast.walk(method) if isinstance(n, ast.Assign) for t in n.targets]
         found += [t.attr for t in targets if isinstance(t, ast.Attribute) and ast.unparse(t.value) == "self"]

@@ -1,0 +1,1 @@
+"""Where memorization lives: one file for each method of localisation."""
