@@ -1,6 +1,6 @@
 """What a method may ask of a model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
@@ -52,6 +52,22 @@ class Target(Protocol):
 
     def record(self, sites: Sequence[Site], keep: Keep) -> AbstractContextManager[Tape]:
         """Show what passes through sites to `keep`."""
+        ...
+
+    def masked(self, factors: "Mapping[Site, Float[Tensor, '... U']]") -> AbstractContextManager[None]:
+        """Multiply what neurons say, row by row if wanted."""
+        ...
+
+    def through(self, site: Site, cond: "Float[Tensor, 'N L W']") -> "Float[Tensor, 'N L U']":
+        """What a value or key site says of a conditioning."""
+        ...
+
+    def timesteps(self, how: Sampling) -> "Int[Tensor, 'T']":
+        """Training timesteps at which `sample` calls the U-Net, in order."""
+        ...
+
+    def noise_shape(self) -> tuple[int, int, int]:
+        """Shape of one image's starting noise."""
         ...
 
     def sample(

@@ -7,7 +7,7 @@ CPU, and so does not depend on batch size, order, device or number of processes.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from amnestic.core.units import Site
 from amnestic.model.families import check_family
 from amnestic.model.loading import DTYPES, load_pipeline
 from amnestic.model.sites import layer, sites
-from amnestic.model.taps import record
+from amnestic.model.taps import masked, record
 
 WEIGHTS = ("unet", "vae", "text_encoder")
 MODERN = {"steps_offset": 1, "clip_sample": False}  # what the pipeline insists on, with a warning, in older configs
@@ -178,6 +178,26 @@ class PipelineTarget:
     def record(self, sites: Sequence[Site], keep: Keep) -> AbstractContextManager[Tape]:
         """Show what passes through sites to `keep`; see `amnestic.model.taps.record`."""
         return record(self.pipeline.unet, sites, keep)
+
+    def masked(self, factors: Mapping[Site, Float[Tensor, "... U"]]) -> AbstractContextManager[None]:
+        """Multiply what neurons say, row by row if wanted; see `amnestic.model.taps.masked`."""
+        return masked(self.pipeline.unet, factors)
+
+    def through(self, site: Site, cond: Float[Tensor, "N L W"]) -> Float[Tensor, "N L U"]:
+        """What a ``value`` or ``key`` site says of a conditioning; the rest of the U-Net is not needed for that."""
+        out: Tensor = layer(self.pipeline.unet, site)(cond)
+        return out
+
+    def timesteps(self, how: Sampling) -> Int[Tensor, "T"]:
+        """Training timesteps at which `sample` calls the U-Net, in order."""
+        scheduler = _with_scheduler(self.pipeline, how.scheduler, how.num_inference_steps).scheduler
+        steps: Tensor = scheduler.timesteps
+        return steps
+
+    def noise_shape(self) -> tuple[int, int, int]:
+        """Shape of one image's starting noise, C x H x W."""
+        side = self.pipeline.unet.config.sample_size
+        return (self.pipeline.unet.config.in_channels, side, side)
 
     def sample(
         self, units: Sequence[Unit], prompts: Sequence[str], how: Sampling, *, stop_after: int | None = None,

@@ -1,0 +1,144 @@
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from reference import nemo_literal
+
+from amnestic.audit.localizers.nemo import SCALES, candidates, refined
+from amnestic.core.errors import InputError
+from amnestic.core.methods import Case
+from amnestic.core.records import Prompt, Sampling
+from amnestic.core.registry import build
+from amnestic.core.seeds import generator, seeded_init
+from amnestic.core.units import Site
+from amnestic.model.target import PipelineTarget
+from amnestic.testbed.diffusion import new_unet
+
+HOW = Sampling(num_inference_steps=10)
+BETAS = SCALES["ms-ssim-2"]
+
+
+def memorizing(pipeline, unet, *, louder):
+    """A target whose noise differences are decided by the text: nearly no noise goes in, all of it comes out."""
+    plain, side = unet.forward, unet.config.sample_size
+    pattern = torch.randn(1, unet.config.in_channels, side, side, generator=generator(0, "pattern"))
+
+    def forward(sample, *args, **kwargs):
+        out = plain(pattern + 0.1 * sample, *args, **kwargs)
+        out.sample = sample + 5 * out.sample
+        return out
+
+    unet.forward = forward
+    parts = pipeline.components | {"unet": unet, "scheduler": DDIMScheduler(steps_offset=1, clip_sample=False)}
+    target = PipelineTarget.load(StableDiffusionPipeline(**parts, requires_safety_checker=False))
+    for site in target.sites("value"):
+        unet.get_submodule(site.name).weight.data *= louder
+    return target
+
+
+@pytest.fixture(scope="module")
+def target(tiny_pipeline):
+    pipeline = PipelineTarget.load(tiny_pipeline).pipeline
+    return memorizing(pipeline, pipeline.unet, louder=20)
+
+
+def prompts(*texts):
+    return tuple(Prompt(id=f"p{i}", prompt=text) for i, text in enumerate(texts))
+
+
+MEMORIZED = prompts("a red cat on a blue mat", "two dogs under a tree")
+CONTROLS = prompts("a mat", "a red dog under a tree", "two cats", "a blue tree", "green", "on a mat two red trees")
+
+
+def literal(target, text, threshold, *, betas=BETAS):
+    unet, names = target.pipeline.unet, nemo_literal.value_layers(target.pipeline.unet)
+    embed = {p.prompt: target.encode([p.prompt]) for p in (*MEMORIZED, *CONTROLS)}
+    statistics = nemo_literal.activation_statistics(unet, [embed[p.prompt] for p in CONTROLS], names)
+    return nemo_literal.locate(
+        unet, target.pipeline.scheduler, embed[text], statistics, n=4, steps=10, betas=betas,
+        pair_threshold=threshold, accept=threshold, refinement=threshold,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.95, 0.97])
+def test_neurons_are_those_of_the_paper(target, threshold):
+    method = build(
+        "localizer", "nemo",
+        {"similarity": "ms-ssim-2", "n_seeds": 4, "threshold": threshold, "refine": "one-by-one"},
+    )  # fmt: skip
+    found = method(target, Case(memorized=MEMORIZED, controls=CONTROLS, sampling=HOW))
+    for prompt in MEMORIZED:
+        wanted, ours = literal(target, prompt.prompt, threshold), found.notes["prompts"][prompt.id]
+        assert ours["kept_seeds"] == wanted.kept != []
+        assert ours["outcome"] == ("gave up" if wanted.selection.gave_up else "found")
+        assert 0 < ours["refined"] < ours["initial"]
+        assert ours.get("neurons", {}) == {name: sorted(c) for name, c in wanted.refined.items() if c}
+
+
+def test_the_union_of_all_prompts_is_masked(target):
+    method = build("localizer", "nemo", {"similarity": "ms-ssim-2", "n_seeds": 4, "threshold": 0.95})
+    found = method(target, Case(memorized=MEMORIZED, controls=CONTROLS, sampling=HOW))
+    wanted = {}
+    for told in found.notes["prompts"].values():
+        for name, chosen in told.get("neurons", {}).items():
+            wanted.setdefault(name, set()).update(chosen)
+    assert {n: set(m.nonzero().flatten().tolist()) for n, m in found.units.masks.items() if m.any()} == wanted
+    assert all(not found.units.masks[s.name].any() for s in found.units.sites if s.stage == "up")
+
+
+def test_latents_too_small_for_three_scales_are_refused(target):
+    with pytest.raises(InputError, match=r"at least 44 pixels, .* has 32; use one of ms-ssim-2, ssim"):
+        build("localizer", "nemo")(target, Case(memorized=MEMORIZED, controls=CONTROLS, sampling=HOW))
+
+
+def test_the_published_setting_on_latents_of_64_pixels(tiny_pipeline):
+    with seeded_init(0, "wide"):
+        unet = new_unet((16, 16, 16), size=64, text_width=32)
+    target = memorizing(PipelineTarget.load(tiny_pipeline).pipeline, unet, louder=20)
+    wanted = literal(target, MEMORIZED[0].prompt, 0.8, betas=SCALES["ms-ssim-3"])
+    method = build("localizer", "nemo", {"n_seeds": 4, "threshold": 0.8, "refine": "one-by-one"})
+    told = method(target, Case(memorized=MEMORIZED[:1], controls=CONTROLS, sampling=HOW)).notes["prompts"]["p0"]
+    assert told["kept_seeds"] == wanted.kept
+    assert told.get("neurons", {}) == {name: sorted(c) for name, c in wanted.refined.items() if c}
+    assert told["refined"] > 0
+
+
+def test_a_threshold_is_calibrated_on_the_controls(target):
+    method = build("localizer", "nemo", {"similarity": "ms-ssim-2", "n_seeds": 3})
+    found = method(target, Case(memorized=MEMORIZED[:1], controls=CONTROLS, sampling=HOW))
+    unet = target.pipeline.unet
+    deltas = [
+        nemo_literal.noise_difference(
+            unet, target.pipeline.scheduler, nemo_literal.initial_latents(unet, 3), target.encode([p.prompt]), steps=10
+        )
+        for p in CONTROLS
+    ]
+    assert found.notes["threshold"] == pytest.approx(nemo_literal.calibrated_threshold(deltas, betas=BETAS), abs=1e-4)
+
+
+def test_candidates_are_outliers_and_the_most_active():
+    activity, z = torch.tensor([0.1, 5.0, 0.2, 4.0]), torch.tensor([6.0, 0.0, 1.0, 0.5])
+    assert candidates(activity, z, theta=5.0, k=0) == [0]
+    assert candidates(activity, z, theta=5.0, k=2) == [0, 1, 3]
+
+
+SITES = tuple(Site(name=name, kind="value", stage="down", shape=(30,)) for name in ("a", "b", "c"))
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_refinement_keeps_exactly_what_is_needed(grouped):
+    needed, asked = {("a", 3), ("c", 7)}, []
+
+    def judge(choices):
+        asked.extend(choices)
+        return [0.0 if needed <= {(s.name, n) for s, ns in c.items() for n in ns} else 1.0 for c in choices]
+
+    chosen = {SITES[0]: list(range(10)), SITES[1]: [1, 2], SITES[2]: list(range(20))}
+    left = refined(chosen, judge, lambda score: score < 0.5, grouped=grouped)
+    assert left == {SITES[0]: [3], SITES[1]: [], SITES[2]: [7]}
+    assert len(asked) == (3 + 30 if not grouped else len(asked))
+    assert not grouped or len(asked) < 3 + 30 - 8
+
+
+def test_a_control_is_needed(target):
+    with pytest.raises(InputError, match="at least two non-memorized prompts"):
+        build("localizer", "nemo", {"similarity": "ssim"})(target, Case(memorized=MEMORIZED, sampling=HOW))
