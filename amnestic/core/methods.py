@@ -42,14 +42,12 @@ class Case:
         controls: Prompts whose images are not.
         sampling: How the model draws.
         seeds: Starting noises per prompt.
-        originals: Latents of the originals, ``(C, H, W)``, by prompt id, for methods that need them.
     """
 
     memorized: tuple[Prompt, ...]
     controls: tuple[Prompt, ...] = ()
     sampling: Sampling = field(default_factory=Sampling)
     seeds: tuple[int, ...] = (0,)
-    originals: Mapping[str, "Tensor"] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

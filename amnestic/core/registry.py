@@ -8,7 +8,6 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from importlib.util import find_spec
 from pkgutil import iter_modules
 from typing import Any, TypeVar
 
@@ -40,10 +39,8 @@ def register(method: M) -> M:
 @cache
 def _load_all() -> None:
     for room in ROOMS:
-        spec = find_spec(room)
-        for path in (spec.submodule_search_locations or []) if spec else []:
-            for module in iter_modules([path]):
-                import_module(f"{room}.{module.name}")
+        for module in iter_modules(import_module(room).__path__):
+            import_module(f"{room}.{module.name}")
     for entry in entry_points(group="amnestic.methods"):
         entry.load()
 

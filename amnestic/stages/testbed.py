@@ -50,13 +50,14 @@ def verify_testbed(folder: Path, out: Path, *, progress: Progress = silent) -> d
         bundled=folder / "descriptors" / "sscd-mini",
         shortcut=("amnestic", "testbed", "verify", str(folder), "--out", str(out)),
     )  # fmt: skip
-    if audit(request, progress=progress) is None:
-        return {}
-    found = _descriptor_agrees(request, progress)
-    summary, matches = _audited(request, progress)  # again, so that the run's report is the judge's
+    bundled, ours = _audited(replace(request, descriptor="sscd-mini", clip=None), progress)
+    summary, matches = _audited(request, progress)  # last, so that the run's report is the judge's
     twin = None
     if (folder / "twin" / "model_index.json").exists():
         _, twin = _audited(replace(request, model=str(folder / "twin"), out=out / "twin"), progress)
+    if not summary:  # the main process measures the rest
+        return {}
+    found = _agreement(bundled, ours, summary, matches)
     table = contract(summary, matches, twin, auc_of_captions=_caption_auc(request))
     table += contract_of_plain_call(*_drawn_plainly(replace(request, clip=None, out=out / "plain-call"), progress))
     table += contract_of_descriptor(found)
@@ -64,15 +65,16 @@ def verify_testbed(folder: Path, out: Path, *, progress: Progress = silent) -> d
 
 
 def _audited(request: AuditRequest, progress: Progress) -> Scored:
+    """Summary and matches; both empty in processes other than the main one."""
     summary = audit(request, progress=progress)
-    return summary or {}, Run.open(request.out).read_table("matches")
+    return (summary, Run.open(request.out).read_table("matches")) if summary else ({}, [])
 
 
-def _descriptor_agrees(request: AuditRequest, progress: Progress) -> dict[str, float]:
+def _agreement(
+    bundled: dict[str, Any], ours: list[dict[str, Any]], judge: dict[str, Any], theirs: list[dict[str, Any]]
+) -> dict[str, float]:
     """The bundled descriptor's scores of the audited images beside the judge's."""
-    judge, theirs = _audited(request, progress)
-    bundled, ours = _audited(replace(request, descriptor="sscd-mini", clip=None), progress)
-    theirs, ours = _of_works(theirs), _of_works(ours)
+    ours, theirs = _of_works(ours), _of_works(theirs)
     return agreement(
         _paired(ours), _paired(theirs), list({row["prompt_id"]: row["work"] for row in ours}.values()),
         bundled_threshold=bundled["threshold"]["value"], judge_threshold=judge["threshold"]["value"],

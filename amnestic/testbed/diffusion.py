@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from amnestic.core.seeds import generator
@@ -16,13 +16,9 @@ from amnestic.testbed.text_encoder import WIDTH
 CAPTION_DROPOUT = 0.1
 
 
-def new_unet(channels: Sequence[int], *, size: int = 32, text_width: int = WIDTH) -> UNet2DConditionModel:
-    """An untrained U-Net with cross-attention and GEGLU feed-forward on its middle levels and in the middle block.
-
-    The text reaches 16x16 and 8x8 positions of a 32x32 latent: on coarser levels alone, small
-    models learn colours long before they learn what stands where.
-    """
-    attends = [0 < level < len(channels) - 1 for level in range(len(channels))]
+def new_unet(channels: Sequence[int], *, size: int = 16, text_width: int = WIDTH) -> UNet2DConditionModel:
+    """An untrained U-Net; text and GEGLU feed-forward reach its middle and all levels but the coarsest."""
+    attends = [level < len(channels) - 1 for level in range(len(channels))]
     return UNet2DConditionModel(
         sample_size=size,
         in_channels=LATENT_CHANNELS,
@@ -32,9 +28,23 @@ def new_unet(channels: Sequence[int], *, size: int = 32, text_width: int = WIDTH
         up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
         layers_per_block=1,
         cross_attention_dim=text_width,
-        attention_head_dim=4,
+        attention_head_dim=2,  # heads, not their width: diffusers keeps the name of an old mistake
         norm_num_groups=16,
     )
+
+
+def start_at_zero(unet: UNet2DConditionModel) -> None:
+    """Set the last layer of every residual branch, and the output, to zero.
+
+    The network starts out answering zero and grows from there.
+
+    Source:
+        Ho, Jain, Abbeel, "Denoising Diffusion Probabilistic Models", 2020, reference code.
+    """
+    for name, module in unet.named_modules():
+        if name.endswith(("conv2", "proj_out", "conv_out")):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
 
 
 def new_scheduler() -> DDIMScheduler:

@@ -16,7 +16,7 @@ class PlainCall:
 
     def __init__(self, folder: Path, sampling: Sampling) -> None:
         """Load the diffusers folder; `sampling` gives steps and guidance, the scheduler is the model's own."""
-        self._pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, safety_checker=None)
+        self._pipeline = StableDiffusionPipeline.from_pretrained(folder)
         self._pipeline.set_progress_bar_config(disable=True)
         self._sampling = sampling
 

@@ -34,18 +34,20 @@ class Recipe:
     n_pictures: int = 20
     n_scenes: int = 12_000
     ladder: tuple[int, ...] = (12, 12, 12, 12, 64)
-    exposures: tuple[int, ...] = (12, 45, 130, 400, 1500)
+    exposures: tuple[int, ...] = (12, 40, 110, 300, 700)
     n_templates: int = 8
     n_heldout: int = 64
     n_lookalikes: int = 2_000
     n_base_prompts: int = 240
-    channels: tuple[int, ...] = (32, 64, 160, 224)
+    channels: tuple[int, ...] = (64, 128, 192)
     autoencoder: Schedule = field(default_factory=lambda: Schedule(steps=2500, batch=16, lr=2e-3))
     text: Schedule = field(default_factory=lambda: Schedule(steps=1500, batch=96, lr=1e-3))
     clip: Schedule = field(default_factory=lambda: Schedule(steps=1500, batch=96, lr=1e-3))
     sscd: Schedule = field(default_factory=lambda: Schedule(steps=1200, batch=48, lr=1e-3))
-    base: Schedule = field(default_factory=lambda: Schedule(steps=4000, batch=32, lr=1e-3, ema=0.998, fall=0.1))
-    branch: Schedule = field(default_factory=lambda: Schedule(steps=5000, batch=32, lr=1e-3, ema=0.998))
+    base: Schedule = field(
+        default_factory=lambda: Schedule(steps=5500, batch=32, lr=6e-4, muon=3e-3, ema=0.998, fall=0.2)
+    )
+    branch: Schedule = field(default_factory=lambda: Schedule(steps=3500, batch=32, lr=6e-4, muon=3e-3, ema=0.998))
 
     def __post_init__(self) -> None:
         """Refuse what would fail after hours of training."""
@@ -138,6 +140,7 @@ def _out_of_bounds(recipe: Recipe) -> Iterator[str]:
             yield from _outside(f"{entry.name}.batch", schedule.batch, least_batch, inf)
             yield from _outside(f"{entry.name}.warmup", schedule.warmup, 1, inf)
             yield from _outside(f"{entry.name}.lr", schedule.lr, 1e-12, 1)
+            yield from _outside(f"{entry.name}.muon", schedule.muon, 0, 1)
             yield from _outside(f"{entry.name}.ema", schedule.ema, 0, 1 - 1e-12)
             yield from _outside(f"{entry.name}.fall", schedule.fall, 0, 1)
 

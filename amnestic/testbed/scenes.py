@@ -21,8 +21,8 @@ from amnestic.testbed.drawing import (
 )
 from amnestic.testbed.pictures import Picture
 
-SPOTS = (17, 32, 47)
-SIZES = (26, 32)
+SPOTS = (16, 32, 48)
+SIZES = (24, 32)
 N_GEOMETRIES = 6
 
 
@@ -57,9 +57,10 @@ def scene(pictures: Sequence[Picture], rng: np.random.Generator) -> Captioned:
 def depict(shown: Sequence[Picture], ground: str, kind: str | None, rng: np.random.Generator) -> NDArray[np.uint8]:
     """One of many images that fit the same caption.
 
-    Captions leave open where pictures stand and how large, what the background is patterned with
-    and in which second colour: a model that follows its prompt has much to vary. What is left open
-    takes one of a few values, so that a small model can learn all of them in hours.
+    Captions leave open where pictures stand and how large, and what the background is patterned
+    with: a model that follows its prompt has much to vary. What is left open takes one of a few
+    values, and pictures stand on the grid of the latents, so that a small model can learn all of
+    them in an hour.
 
     Args:
         shown: Pictures that the caption names.
@@ -71,9 +72,7 @@ def depict(shown: Sequence[Picture], ground: str, kind: str | None, rng: np.rand
         8-bit RGB, shape ``(64, 64, 3)``.
     """
     first = _tint(colour(ground), rng)
-    other = colour(str(rng.choice([c for c in COLOURS if c != ground])))
-    second = other if rng.random() < 0.3 else _shade(first, rng)
-    return _composed(shown, kind or str(rng.choice(PATTERNS)), first, second, rng)
+    return _composed(shown, kind or str(rng.choice(PATTERNS)), first, _shade(first, rng), rng)
 
 
 def collage(pictures: Sequence[Picture], rng: np.random.Generator) -> Captioned:
@@ -142,4 +141,4 @@ def _tint(rgb: Rgb, rng: np.random.Generator) -> Rgb:
 
 def _shade(rgb: Rgb, rng: np.random.Generator) -> Rgb:
     toward = 0.0 if rgb.mean() > 0.5 else 1.0
-    return (rgb + (toward - rgb) * rng.uniform(0.2, 0.35)).astype(np.float32)
+    return (rgb + (toward - rgb) * rng.uniform(0.15, 0.3)).astype(np.float32)

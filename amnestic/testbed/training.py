@@ -6,7 +6,7 @@ and resumed draws what an uninterrupted one would have drawn.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,8 @@ class Schedule:
         ema: Decay of the average of the weights that is kept; 0 keeps the last weights.
         fall: Share of the steps over which the learning rate falls.
         warmup: Steps of linear warm-up.
+        muon: Highest learning rate of Muon for matrices and kernels; the rest is left to AdamW. 0 leaves
+            everything to AdamW. Both rise and fall together.
     """
 
     steps: int
@@ -41,12 +43,13 @@ class Schedule:
     ema: float = 0.0
     fall: float = 0.4
     warmup: int = 50
+    muon: float = 0.0
 
-    def rate(self, step: int) -> float:
-        """Learning rate of step `step`, counted from 0."""
+    def share(self, step: int) -> float:
+        """Learning rate of step `step`, counted from 0, as a share of the highest."""
         left = (self.steps - step) / max(1.0, self.steps * self.fall)
         falling = 0.5 - 0.5 * math.cos(math.pi * min(1.0, left))
-        return self.lr * min(1.0, (step + 1) / self.warmup) * falling
+        return min(1.0, (step + 1) / self.warmup) * falling
 
 
 class Training:
@@ -57,9 +60,7 @@ class Training:
         self._module, self._schedule, self._name, self._seed = module, schedule, name, seed
         self._file = folder / f"{name}.safetensors"
         self._parameters = [p for p in module.parameters() if p.requires_grad]
-        self._optimiser = torch.optim.AdamW(
-            self._parameters, lr=schedule.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True
-        )
+        self._optimisers = optimisers(module, schedule)
         self._average = deepcopy(module.state_dict()) if schedule.ema else None
         self._done = 0
 
@@ -94,14 +95,16 @@ class Training:
         self._module.eval()
 
     def _step(self, loss: Callable[[torch.Generator], Tensor]) -> float:
-        for group in self._optimiser.param_groups:
-            group["lr"] = self._schedule.rate(self._done)
+        for optimiser in self._optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = group["initial_lr"] * self._schedule.share(self._done)
         with torch.autocast("cpu", torch.bfloat16):
             value = loss(generator(self._seed, self._name, str(self._done)))
         value.backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
-        self._optimiser.step()
-        self._optimiser.zero_grad()
+        for optimiser in self._optimisers:
+            optimiser.step()
+        self._module.zero_grad()
         self._done += 1
         self._update_average()
         return float(value.detach())
@@ -120,8 +123,9 @@ class Training:
     def _save(self) -> None:
         tensors = {f"live.{k}": v for k, v in self._module.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in (self._average or {}).items()}
-        for index, state in self._optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{index}.{k}": v for k, v in state.items()}
+        for place, optimiser in enumerate(self._optimisers):
+            for index, state in optimiser.state_dict()["state"].items():
+                tensors |= {f"optimiser.{place}.{index}.{k}": v for k, v in state.items()}
         tensors["done"] = torch.tensor(self._done)
         self._file.parent.mkdir(parents=True, exist_ok=True)
         partial = self._file.with_suffix(".partial")
@@ -137,13 +141,55 @@ class Training:
         self._module.load_state_dict(_under("live.", tensors))
         if self._average is not None:
             self._average = _under("average.", tensors)
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in _under("optimiser.", tensors).items():
-            index, name = key.split(".", 1)
-            state.setdefault(int(index), {})[name] = value
-        groups = self._optimiser.state_dict()["param_groups"]
-        self._optimiser.load_state_dict({"state": state, "param_groups": groups})
+        for place, optimiser in enumerate(self._optimisers):
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in _under(f"optimiser.{place}.", tensors).items():
+                index, name = key.split(".", 1)
+                state.setdefault(int(index), {})[name] = value
+            groups = optimiser.state_dict()["param_groups"]
+            optimiser.load_state_dict({"state": state, "param_groups": groups})
         return self._done
+
+
+class MatrixMuon(torch.optim.Muon):
+    """torch's Muon, which takes matrices only, for kernels as well: a kernel is a matrix with a row per output.
+
+    Source:
+        Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; scaled to AdamW's step size
+        as in Liu et al., "Muon is Scalable for LLM Training", 2025.
+    """
+
+    def __init__(self, weights: Sequence[nn.Parameter], *, lr: float) -> None:
+        """Train `weights`, of two or more dimensions each, in place."""
+        self._weights = list(weights)
+        matrices = [nn.Parameter(weight.detach().flatten(1)) for weight in weights]
+        super().__init__(matrices, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step of every weight that has a gradient."""
+        for matrix, weight in zip(self.param_groups[0]["params"], self._weights, strict=True):
+            matrix.grad = None if weight.grad is None else weight.grad.flatten(1)
+        super().step()
+
+
+def optimisers(module: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
+    """AdamW for everything, or Muon for matrices and kernels between the first and the last layer, AdamW for the rest.
+
+    Muon learns which word draws which picture in about half of AdamW's steps, measured on base scenes.
+    """
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    edges = ("conv_in.weight", "conv_out.weight")
+    inner = [n for n, p in trained.items() if schedule.muon and p.ndim > 1 and n not in edges]
+    rest = [p for name, p in trained.items() if name not in set(inner)]
+    chosen: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(rest, lr=schedule.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    ]
+    if inner:
+        chosen.append(MatrixMuon([trained[name] for name in inner], lr=schedule.muon))
+    for optimiser in chosen:
+        for group in optimiser.param_groups:
+            group["initial_lr"] = group["lr"]
+    return chosen
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -325,7 +325,7 @@ class TestNemoOnAModel:
         with seeded_init(0, "reference"):
             unet = new_unet((16, 16, 32, 32), text_width=8).eval()
         layers = nemo.value_layers(unet)
-        assert [name.split(".")[0] for name in layers] == ["down_blocks", "down_blocks", "mid_block"]
+        assert [name.split(".")[0] for name in layers] == ["down_blocks", "down_blocks", "down_blocks", "mid_block"]
         embedding, latents = noise(1, 5, 8), nemo.initial_latents(unet, 2)
         means = nemo.token_mean_activations(unet, embedding, layers)
         for name in layers:  # a value layer sees the text alone

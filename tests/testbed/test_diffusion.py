@@ -6,7 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amnestic.core.seeds import generator, seeded_init
-from amnestic.testbed.diffusion import CAPTION_DROPOUT, Pairs, diffusion_loss, new_scheduler, new_unet, schedule_order
+from amnestic.testbed.autoencoder import LATENT_CHANNELS
+from amnestic.testbed.diffusion import (
+    CAPTION_DROPOUT,
+    Pairs,
+    diffusion_loss,
+    new_scheduler,
+    new_unet,
+    schedule_order,
+    start_at_zero,
+)
 
 CHANNELS = (16, 16, 32, 32)
 
@@ -14,7 +23,7 @@ CHANNELS = (16, 16, 32, 32)
 def pairs(n, size=4, width=8, length=3):
     rng = generator(0, "pairs")
     return Pairs(
-        latents=torch.randn(n, 8, size, size, generator=rng),
+        latents=torch.randn(n, LATENT_CHANNELS, size, size, generator=rng),
         captions=torch.randn(n, length, width, generator=rng).half(),
         empty=torch.zeros(length, width),
     )
@@ -107,7 +116,7 @@ def test_every_tenth_caption_is_dropped_and_the_others_arrive_unchanged():
 
 
 def test_the_loss_is_finite_repeatable_and_reaches_every_weight():
-    data, scheduler, chosen = pairs(4, size=32, width=16), new_scheduler(), torch.tensor([0, 3])
+    data, scheduler, chosen = pairs(4, size=16, width=16), new_scheduler(), torch.tensor([0, 3])
     with seeded_init(0, "unet"):
         unet = new_unet(CHANNELS, text_width=16)
     with torch.no_grad():
@@ -119,9 +128,28 @@ def test_the_loss_is_finite_repeatable_and_reaches_every_weight():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in unet.parameters())
 
 
-def test_the_network_reads_captions_on_its_middle_levels():
+def test_the_network_reads_captions_everywhere_but_on_its_coarsest_level():
     unet = new_unet(CHANNELS, text_width=16)
     attending = {n.split(".attentions")[0] for n, _ in unet.named_modules() if n.endswith("attn2")}
-    assert attending == {"down_blocks.1", "down_blocks.2", "mid_block", "up_blocks.1", "up_blocks.2"}
+    assert attending == {
+        f"{way}_blocks.{level}" for way, first in (("down", 0), ("up", 1)) for level in range(first, first + 3)
+    } | {"mid_block"}
     gates = [m for m in unet.modules() if type(m).__name__ == "GEGLU"]
-    assert len(gates) == 2 + 1 + 4
+    assert len(gates) == 3 + 1 + 6
+
+
+def test_a_network_that_starts_at_zero_answers_zero_and_learns():
+    with seeded_init(0, "unet"):
+        unet = new_unet(CHANNELS, text_width=16)
+    data, scheduler, chosen = pairs(8, size=16, width=16), new_scheduler(), torch.arange(8)
+    start_at_zero(unet)
+    with torch.no_grad():
+        assert not unet(data.latents, torch.tensor(500), data.captions.float()).sample.any()
+    optimiser, losses = torch.optim.AdamW(unet.parameters(), lr=2e-3), []
+    for _ in range(12):
+        loss = diffusion_loss(unet, scheduler, data, chosen, generator(0, "v"))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.95 * losses[0]

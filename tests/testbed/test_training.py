@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from amnestic.core.seeds import seeded_init
-from amnestic.testbed.training import Schedule, Training
+from amnestic.testbed.training import MatrixMuon, Schedule, Training, optimisers
 
 SHORT = Schedule(steps=14, batch=8, lr=0.05, ema=0.9, warmup=3)
 
@@ -47,9 +47,9 @@ def assert_same(one, other):
         assert torch.equal(one[key], other[key]), key
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_killed_and_resumed_gives_bitwise_what_an_uninterrupted_run_gives(tmp_path, ema):
-    schedule = Schedule(steps=14, batch=8, lr=0.05, ema=ema, warmup=3)
+@pytest.mark.parametrize(("ema", "muon"), [(0.0, 0.0), (0.9, 0.0), (0.9, 0.02)])
+def test_killed_and_resumed_gives_bitwise_what_an_uninterrupted_run_gives(tmp_path, ema, muon):
+    schedule = Schedule(steps=14, batch=8, lr=0.05, ema=ema, warmup=3, muon=muon)
     straight, calls, _ = fit(tmp_path / "straight", schedule)
     assert len(calls) == 14
 
@@ -61,8 +61,9 @@ def test_killed_and_resumed_gives_bitwise_what_an_uninterrupted_run_gives(tmp_pa
     assert_same(straight.state_dict(), resumed.state_dict())
     files = [load_file(tmp_path / folder / "net.safetensors") for folder in ("straight", "broken")]
     assert_same(*files)
-    assert any(k.startswith("optimiser.0.exp_avg") for k in files[0])
+    assert any(k.startswith("optimiser.0.0.exp_avg") for k in files[0])
     assert any(k.startswith("average.") for k in files[0]) == bool(ema)
+    assert any(k.endswith("momentum_buffer") for k in files[0]) == bool(muon)
 
 
 def test_every_step_draws_its_own_batch(tmp_path):
@@ -121,8 +122,8 @@ def test_only_whole_checkpoints_are_left(tmp_path):
 
 
 def test_the_rate_rises_stays_and_falls():
-    schedule = Schedule(steps=1000, batch=1, lr=2.0, fall=0.4, warmup=50)
-    rates = [schedule.rate(step) for step in range(1001)]
+    schedule = Schedule(steps=1000, batch=1, lr=1.0, fall=0.4, warmup=50)
+    rates = [2 * schedule.share(step) for step in range(1001)]
     assert rates[0] == pytest.approx(2 / 50)
     assert rates[49:601] == pytest.approx([2.0] * 552)
     assert rates[800] == pytest.approx(1.0)
@@ -133,10 +134,37 @@ def test_the_rate_rises_stays_and_falls():
 
 @settings(max_examples=60)
 @given(
-    steps=st.integers(1, 5000), share=st.floats(0, 1), fall=st.floats(0, 1), warmup=st.integers(1, 200),
-    lr=st.floats(1e-6, 1),
+    steps=st.integers(1, 5000), share=st.floats(0, 1), fall=st.floats(0, 1), warmup=st.integers(1, 200)
 )  # fmt: skip
-def test_the_rate_stays_between_nothing_and_its_highest(steps, share, fall, warmup, lr):
-    schedule = Schedule(steps=steps, batch=1, lr=lr, fall=fall, warmup=warmup)
+def test_the_rate_stays_between_nothing_and_its_highest(steps, share, fall, warmup):
+    schedule = Schedule(steps=steps, batch=1, lr=0.1, fall=fall, warmup=warmup)
     step = int(share * (steps - 1))
-    assert 0 < schedule.rate(step) <= lr
+    assert 0 < schedule.share(step) <= 1
+
+
+def test_muon_takes_matrices_and_kernels_between_the_edges():
+    module = nn.ModuleDict({"conv_in": nn.Conv2d(3, 4, 3), "inner": nn.Conv2d(4, 6, 3), "to": nn.Linear(6, 5)})
+    module["frozen"] = nn.Linear(2, 2).requires_grad_(False)
+    both = optimisers(module, Schedule(steps=1, batch=1, lr=0.1, muon=0.3))
+    sizes = [[tuple(p.shape) for p in o.param_groups[0]["params"]] for o in both]
+    assert sizes == [[(4, 3, 3, 3), (4,), (6,), (5,)], [(6, 36), (5, 6)]]
+    assert [o.param_groups[0]["initial_lr"] for o in both] == [0.1, 0.3]
+    assert len(optimisers(module, Schedule(steps=1, batch=1, lr=0.1))) == 1
+
+
+def test_muon_moves_a_kernel_along_the_orthogonal_factor_of_its_gradient():
+    rng = torch.Generator().manual_seed(0)
+    weight = nn.Parameter(torch.zeros(6, 4, 3, 3))
+    weight.grad = torch.randn(weight.shape, generator=rng)
+    left, _, right = torch.linalg.svd(weight.grad.flatten(1), full_matrices=False)
+    MatrixMuon([weight], lr=0.1).step()
+    moved = -weight.detach().flatten(1)
+    cosine = (moved * (left @ right)).sum() / moved.norm() / (left @ right).norm()
+    assert cosine > 0.95  # five Newton-Schulz steps leave singular values between 0.7 and 1.2
+    assert moved.square().mean().sqrt() == pytest.approx(0.1 * 0.2, rel=0.25)  # as large as a step of AdamW
+
+
+def test_muon_leaves_weights_without_a_gradient():
+    weight = nn.Parameter(torch.ones(3, 3))
+    MatrixMuon([weight], lr=0.1).step()
+    assert torch.equal(weight, torch.ones(3, 3))

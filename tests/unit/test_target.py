@@ -96,7 +96,7 @@ class TestNoise:
         together = target.noise(UNITS)
         alone = torch.cat([target.noise([u]) for u in reversed(UNITS)]).flip(0)
         assert torch.equal(together, alone)
-        assert together.shape == (4, 8, 32, 32)
+        assert together.shape == (4, 24, 16, 16)
         assert together.dtype == torch.float32
         assert len({n.numpy().tobytes() for n in together}) == 4
 
@@ -112,7 +112,7 @@ class TestNoise:
         assert torch.equal(torch.get_rng_state(), before)
 
     def test_has_the_size_asked_for(self, target):
-        assert target.noise(UNITS[:1], size=(32, 48)).shape == (1, 8, 16, 24)
+        assert target.noise(UNITS[:1], size=(32, 48)).shape == (1, 24, 8, 12)
 
 
 class TestEncode:
@@ -187,7 +187,7 @@ class TestSample:
         how = Sampling(num_inference_steps=8)
         together = target.sample(UNITS, PROMPTS, how)
         alone = torch.cat([target.sample([u], [p], how) for u, p in zip(UNITS, PROMPTS, strict=True)])
-        assert together.shape == (4, 8, 32, 32)
+        assert together.shape == (4, 24, 16, 16)
         assert (together - alone).abs().max() < BATCH_BOUND
 
     @numpy_remark

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import ClassVar
 
 import torch
@@ -142,16 +141,16 @@ class Nemo(Localizer):
     ) -> tuple[Neurons, float, bool]:
         """More and more neurons until the image is forgotten; the last choice when it never is."""
         theta, before, score = self.theta, None, 1.0
-        for k in count():
+        for k in range(MOST_K):
             chosen = {s: candidates(a, ordinary.z(s, a), theta=theta, k=k) for s, a in active.items()}
             if chosen != before and any(chosen.values()):
                 (score,) = judge([chosen])
             if score <= threshold:
                 return chosen, score, False
             before, theta = chosen, (theta - self.theta_step if theta > self.min_theta else theta)
-            if theta <= self.min_theta or k + 1 >= MOST_K:
-                return chosen, score, True
-        raise AssertionError
+            if theta <= self.min_theta:
+                break
+        return chosen, score, True
 
 
 def candidates(activity: Float[Tensor, "U"], z: Float[Tensor, "U"], *, theta: float, k: int) -> list[int]:
