@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 
 from amnestic.core.errors import InputError, NotFinite
 from amnestic.core.records import MethodSpec, Prompt, Sampling, plain
-from amnestic.core.units import Units
+from amnestic.core.units import Site, Units
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,12 +42,15 @@ class Case:
         controls: Prompts whose images are not.
         sampling: How the model draws.
         seeds: Starting noises per prompt.
+        originals: Latents ``(C, H, W)`` of originals by prompt id, as the model's autoencoder encodes them,
+            scaled by its scaling factor; methods that ask for none ignore them.
     """
 
     memorized: tuple[Prompt, ...]
     controls: tuple[Prompt, ...] = ()
     sampling: Sampling = field(default_factory=Sampling)
     seeds: tuple[int, ...] = (0,)
+    originals: Mapping[str, "Tensor"] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +94,10 @@ class Localizer(Method):
     family: ClassVar[str] = "localizer"
     kind: ClassVar[str]
 
+    def searched(self, target: "Target") -> "tuple[Site, ...]":
+        """The sites over which masks are returned."""
+        return target.sites(self.kind)
+
     @abstractmethod
     def locate(self, target: "Target", case: Case) -> Finding:
         """The search itself."""
@@ -118,7 +125,7 @@ class Localizer(Method):
         for name, tensor in found.tensors.items():
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise NotFinite(f"{name} holds NaN or infinity on {target.ident.name}; use --dtype float32")
-        units = Units(sites=target.sites(self.kind), masks=found.masks, model=target.ident.digest)
+        units = Units(sites=self.searched(target), masks=found.masks, model=target.ident.digest)
         return Located(
             units=units, made_by=self.spec(), passes=found.passes, notes=found.notes, tensors=found.tensors
         )  # fmt: skip

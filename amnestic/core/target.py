@@ -42,6 +42,17 @@ class Target(Protocol):
         """Predicted noise eps, differentiable in `x` and `cond`."""
         ...
 
+    @property
+    def train_timesteps(self) -> int:
+        """How many timesteps the training schedule has; they count from 0, the cleanest."""
+        ...
+
+    def noised(
+        self, x0: "Float[Tensor, 'N C H W']", noise: "Float[Tensor, 'N C H W']", t: "Int[Tensor, 'N']"
+    ) -> "Float[Tensor, 'N C H W']":
+        """Clean latents with noise added as in training: ``sqrt(a_t) x0 + sqrt(1 - a_t) noise``."""
+        ...
+
     def sites(self, kind: str) -> tuple[Site, ...]:
         """Sites of one kind, in the order in which they compute."""
         ...
@@ -52,6 +63,10 @@ class Target(Protocol):
 
     def record(self, sites: Sequence[Site], keep: Keep) -> AbstractContextManager[Tape]:
         """Show what passes through sites to `keep`."""
+        ...
+
+    def attribute(self, sites: Sequence[Site], keep: Keep) -> AbstractContextManager[Tape]:
+        """Show activation x gradient of sites to `keep` while a backward pass runs."""
         ...
 
     def masked(self, factors: "Mapping[Site, Float[Tensor, '... U']]") -> AbstractContextManager[None]:

@@ -3,8 +3,8 @@
 Every tap is a context manager: its hooks are gone when it ends, also when something was raised.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -16,9 +16,18 @@ from amnestic.core.tape import Keep, Passing, Tape
 from amnestic.core.units import Site, Units
 from amnestic.model.sites import layer
 
+Tap = Callable[[nn.Linear, Site, Tape, Keep], AbstractContextManager[None]]
+
 WHY_SILENT = (
     "its projections may be fused (unfuse_qkv_projections() undoes that), another attention processor may bypass it, "
     "or nothing was drawn inside the tap"
+)
+
+WHY_FLAT = (
+    "the loss does not depend on it, no backward pass inside the tap asked for the gradient of what it depends on"
+)
+WHY_FROZEN = (
+    "let the latents (for value and key the conditioning) require one, and call the U-Net under torch.enable_grad()"
 )
 
 
@@ -41,15 +50,35 @@ def record(unet: nn.Module, sites: Sequence[Site], keep: Keep) -> Iterator[Tape]
     Raises:
         TapNeverFired: If a site saw nothing although the tap ended well.
     """
-    tape = Tape()
-    with ExitStack() as hooks:
-        hooks.enter_context(_counting(unet, tape))
-        for site in sites:
-            hooks.enter_context(_watching(layer(unet, site), site, tape, keep))
+    with _laid(unet, sites, _watching, keep) as tape:
         yield tape
-    silent = [site.name for site in sites if site.name not in tape.fired]
-    if silent:
-        raise TapNeverFired(f"nothing passed through {', '.join(silent)}: {WHY_SILENT}")
+    _all_fired(tape, sites, f"nothing passed through {{}}: {WHY_SILENT}")
+
+
+@contextmanager
+def attributed(unet: nn.Module, sites: Sequence[Site], keep: Keep) -> Iterator[Tape]:
+    """Show activation x gradient of some sites to `keep` while a backward pass runs.
+
+    Whatever calls for a gradient does: ``loss.backward()``, or ``torch.autograd.grad(loss, x)``, which
+    leaves nothing in ``.grad``. ``ffn`` sites lie between `x` and the loss; a ``value`` or ``key`` site
+    hangs on the conditioning alone, so ask for the gradient of that as well.
+
+    Args:
+        unet: The U-Net.
+        sites: Where; ``ffn`` and ``ffn-weight`` show the layer's input, ``value`` and ``key`` its output.
+        keep: Called once per site and call of the U-Net, during the backward pass and in its order, with the
+            float32 product, detached; `step` is that of the forward pass.
+
+    Yields:
+        The tape; leave it unguided and call the U-Net with rows of prompts only.
+
+    Raises:
+        TapNeverFired: If what a site saw requires no gradient, or no gradient reached a site although the
+            tap ended well.
+    """
+    with _laid(unet, sites, _weighing, keep) as tape:
+        yield tape
+    _all_fired(tape, sites, f"no gradient reached {{}}: {WHY_FLAT}, {WHY_SILENT}")
 
 
 @contextmanager
@@ -89,6 +118,22 @@ def masked(unet: nn.Module, factors: Mapping[Site, Float[Tensor, "... U"]]) -> I
 
 
 @contextmanager
+def _laid(unet: nn.Module, sites: Sequence[Site], tap: Tap, keep: Keep) -> Iterator[Tape]:
+    tape = Tape()
+    with ExitStack() as hooks:
+        hooks.enter_context(_counting(unet, tape))
+        for site in sites:
+            hooks.enter_context(tap(layer(unet, site), site, tape, keep))
+        yield tape
+
+
+def _all_fired(tape: Tape, sites: Sequence[Site], message: str) -> None:
+    silent = [site.name for site in sites if site.name not in tape.fired]
+    if silent:
+        raise TapNeverFired(message.format(", ".join(silent)))
+
+
+@contextmanager
 def _counting(unet: nn.Module, tape: Tape) -> Iterator[None]:
     def count(_module: nn.Module, _args: Any, _kwargs: Any) -> None:  # noqa: ANN401 - whatever the U-Net takes
         tape.step += 1
@@ -112,6 +157,27 @@ def _watching(linear: nn.Linear, site: Site, tape: Tape, keep: Keep) -> Iterator
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def _weighing(linear: nn.Linear, site: Site, tape: Tape, keep: Keep) -> Iterator[None]:
+    def see(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        values, step = inputs[0] if site.kind.startswith("ffn") else output, tape.step
+        if not values.requires_grad:
+            raise TapNeverFired(f"nothing at {site.name} requires a gradient: {WHY_FROZEN}")
+        activation = values.detach()
+
+        def weigh(gradient: Tensor) -> None:
+            product = activation.float() * gradient.detach().float()
+            conditional, unconditional = tape.halves(product)
+            tape.fired.add(site.name)
+            keep(Passing(site=site, step=step, conditional=conditional, unconditional=unconditional))
+
+        handles.callback(values.register_hook(weigh).remove)
+
+    with ExitStack() as handles:
+        handles.callback(linear.register_forward_hook(see).remove)
+        yield
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from amnestic.core.units import Site
 from amnestic.model.families import check_family
 from amnestic.model.loading import DTYPES, load_pipeline
 from amnestic.model.sites import layer, sites
-from amnestic.model.taps import masked, record
+from amnestic.model.taps import attributed, masked, record
 
 WEIGHTS = ("unet", "vae", "text_encoder")
 MODERN = {"steps_offset": 1, "clip_sample": False}  # what the pipeline insists on, with a warning, in older configs
@@ -161,11 +161,38 @@ class PipelineTarget:
         kind = self.pipeline.scheduler.config.prediction_type
         if kind == "epsilon":
             return out
-        alpha: Tensor = self.pipeline.scheduler.alphas_cumprod.to(x.device)[t].reshape(-1, 1, 1, 1)
-        signal, noise = alpha.sqrt().to(x.dtype), (1 - alpha).sqrt().to(x.dtype)
+        signal, noise = self._levels(t, x)
         if kind == "v_prediction":
             return signal * out + noise * x
         return (x - signal * out) / noise
+
+    @property
+    def train_timesteps(self) -> int:
+        """How many timesteps the training schedule has; they count from 0, the cleanest."""
+        return len(self.pipeline.scheduler.alphas_cumprod)
+
+    def noised(
+        self, x0: Float[Tensor, "N C H W"], noise: Float[Tensor, "N C H W"], t: Int[Tensor, "N"]
+    ) -> Float[Tensor, "N C H W"]:
+        """Clean latents with noise added as in training: the forward process of the model's scheduler.
+
+        Formula: x_t = sqrt(a_t) x0 + sqrt(1 - a_t) noise, with a the cumulative alpha.
+
+        Args:
+            x0: Clean latents, scaled as the U-Net sees them.
+            noise: Standard normal noise.
+            t: Training timesteps, 0 (clean) to T-1 (noise).
+
+        Returns:
+            What `predict` takes at `t`; on the device and in the precision of `x0`.
+        """
+        signal, rest = self._levels(t, x0)
+        return signal * x0 + rest * noise
+
+    def _levels(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """sqrt(a_t) and sqrt(1 - a_t), one per row of `like`."""
+        alpha: Tensor = self.pipeline.scheduler.alphas_cumprod.to(like.device)[t].reshape(-1, 1, 1, 1)
+        return alpha.sqrt().to(like.dtype), (1 - alpha).sqrt().to(like.dtype)
 
     def sites(self, kind: str) -> tuple[Site, ...]:
         """Sites of one kind, in the order in which they compute; see `amnestic.model.sites.sites`."""
@@ -178,6 +205,10 @@ class PipelineTarget:
     def record(self, sites: Sequence[Site], keep: Keep) -> AbstractContextManager[Tape]:
         """Show what passes through sites to `keep`; see `amnestic.model.taps.record`."""
         return record(self.pipeline.unet, sites, keep)
+
+    def attribute(self, sites: Sequence[Site], keep: Keep) -> AbstractContextManager[Tape]:
+        """Show activation x gradient of sites to `keep`; see `amnestic.model.taps.attributed`."""
+        return attributed(self.pipeline.unet, sites, keep)
 
     def masked(self, factors: Mapping[Site, Float[Tensor, "... U"]]) -> AbstractContextManager[None]:
         """Multiply what neurons say, row by row if wanted; see `amnestic.model.taps.masked`."""

@@ -34,7 +34,7 @@ class Recipe:
     n_pictures: int = 20
     n_scenes: int = 12_000
     ladder: tuple[int, ...] = (12, 12, 12, 12, 64)
-    exposures: tuple[int, ...] = (12, 40, 110, 300, 700)
+    exposures: tuple[int, ...] = (12, 30, 80, 200, 500)
     n_templates: int = 8
     n_heldout: int = 64
     n_lookalikes: int = 2_000
@@ -47,7 +47,7 @@ class Recipe:
     base: Schedule = field(
         default_factory=lambda: Schedule(steps=5500, batch=32, lr=6e-4, muon=3e-3, ema=0.998, fall=0.2)
     )
-    branch: Schedule = field(default_factory=lambda: Schedule(steps=3500, batch=32, lr=6e-4, muon=3e-3, ema=0.998))
+    branch: Schedule = field(default_factory=lambda: Schedule(steps=2500, batch=32, lr=6e-4, muon=3e-3, ema=0.998))
 
     def __post_init__(self) -> None:
         """Refuse what would fail after hours of training."""

@@ -169,7 +169,7 @@ class MatrixMuon(torch.optim.Muon):
         """One step of every weight that has a gradient."""
         for matrix, weight in zip(self.param_groups[0]["params"], self._weights, strict=True):
             matrix.grad = None if weight.grad is None else weight.grad.flatten(1)
-        super().step()
+        super().step()  # type: ignore[no-untyped-call]
 
 
 def optimisers(module: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:

@@ -5,7 +5,7 @@ from torch import nn
 from amnestic.core.errors import InputError, UnsupportedModel
 from amnestic.core.units import Site, Units
 from amnestic.model.sites import layer, sites
-from amnestic.model.taps import TapNeverFired, masked, record, scaled
+from amnestic.model.taps import TapNeverFired, attributed, masked, record, scaled
 from amnestic.model.target import PipelineTarget
 
 
@@ -41,8 +41,8 @@ class TestSites:
     )
     def test_every_transformer_block_has_one(self, unet, kind, ending):
         found = sites(unet, kind)
-        assert len(found) == 2 + 1 + 4
-        assert [s.stage for s in found] == ["down"] * 2 + ["mid"] + ["up"] * 4
+        assert len(found) == 3 + 1 + 6
+        assert [s.stage for s in found] == ["down"] * 3 + ["mid"] + ["up"] * 6
         assert all(s.name.endswith(ending) and s.kind == kind for s in found)
         for site in found:
             linear = layer(unet, site)
@@ -128,6 +128,101 @@ class TestRecord:
         before = run(unet)
         with record(unet, [*sites(unet, "ffn"), *sites(unet, "value")], drop):
             assert torch.equal(run(unet), before)
+
+
+class TestAttributed:
+    @staticmethod
+    def forward(unet, rows=2, seed=0):
+        """Output, and latents and conditioning that require a gradient."""
+        rng = torch.Generator().manual_seed(seed)
+        x = torch.randn(rows, unet.config.in_channels, 16, 16, generator=rng).requires_grad_()
+        cond = torch.randn(rows, 5, unet.config.cross_attention_dim, generator=rng).requires_grad_()
+        return unet(x, torch.full((rows,), 500), encoder_hidden_states=cond).sample, x, cond
+
+    def backward(self, unet, loss=lambda out, _x: out.sum()):
+        """Gradient of the latents alone."""
+        out, x, _ = self.forward(unet)
+        return torch.autograd.grad(loss(out, x), x)[0]
+
+    @pytest.mark.parametrize("kind", ["ffn", "value", "key"])
+    def test_products_are_those_of_retained_gradients(self, unet, kind):
+        found, kept, seen = sites(unet, kind), {}, []
+
+        def hold(module, inputs, output):
+            kept[module] = inputs[0] if kind == "ffn" else output
+            kept[module].retain_grad()
+
+        handles = [layer(unet, site).register_forward_hook(hold) for site in found]
+        with attributed(unet, found, seen.append):
+            out, x, cond = self.forward(unet)
+            torch.autograd.backward(out.square().sum(), inputs=[x, cond])
+        for handle in handles:
+            handle.remove()
+        assert sorted(p.site.name for p in seen) == sorted(s.name for s in found)
+        for passing in seen:
+            values = kept[layer(unet, passing.site)]
+            torch.testing.assert_close(passing.conditional, (values * values.grad).detach())
+            assert passing.conditional.abs().max() > 0
+            assert not passing.conditional.requires_grad
+            assert (passing.step, len(passing.unconditional)) == (0, 0)
+
+    def test_every_call_keeps_its_step(self, unet):
+        site, steps = sites(unet, "ffn")[0], []
+        with attributed(unet, [site], lambda passing: steps.append(passing.step)):
+            (first, x, _), (second, y, _) = self.forward(unet), self.forward(unet, seed=1)
+            torch.autograd.grad(second.sum(), y)
+            torch.autograd.grad(first.sum(), x)
+        assert steps == [1, 0]
+
+    def test_nothing_of_the_result_changes(self, unet):
+        out, x, _ = self.forward(unet)
+        before = torch.autograd.grad(out.sum(), x)[0]
+        with attributed(unet, sites(unet, "ffn"), drop):
+            same, y, _ = self.forward(unet)
+            assert torch.equal(same, out)
+            assert torch.equal(torch.autograd.grad(same.sum(), y)[0], before)
+
+    def test_without_a_backward_pass_nothing_fires(self, unet):
+        with pytest.raises(TapNeverFired, match="no gradient reached"), attributed(unet, sites(unet, "ffn"), drop):
+            self.forward(unet)
+
+    def test_a_loss_that_does_not_depend_on_a_site_is_told(self, unet):
+        with pytest.raises(TapNeverFired, match="does not depend"), attributed(unet, sites(unet, "ffn"), drop):
+            self.backward(unet, lambda _out, x: x.sum())
+
+    def test_values_hang_on_the_conditioning_alone(self, unet):
+        tap = attributed(unet, sites(unet, "value")[:1], drop)
+        with pytest.raises(TapNeverFired, match=r"attn2\.to_v: the loss does not depend"), tap:
+            self.backward(unet)
+
+    def test_where_nothing_requires_a_gradient_is_told_at_once(self, tiny_pipeline, unet):
+        with pytest.raises(TapNeverFired, match="enable_grad"), attributed(unet, sites(unet, "ffn"), drop):
+            run(unet)
+        frozen = PipelineTarget.load(tiny_pipeline).pipeline.unet.requires_grad_(False)
+        x, cond = (
+            torch.zeros(1, frozen.config.in_channels, 16, 16),
+            torch.zeros(1, 5, frozen.config.cross_attention_dim),
+        )
+        with pytest.raises(TapNeverFired, match="let the latents"), attributed(frozen, sites(frozen, "ffn"), drop):
+            frozen(x, 500, encoder_hidden_states=cond)
+        assert not [m for m in frozen.modules() if m._forward_hooks or m._forward_pre_hooks]
+
+    def test_exceptions_are_not_covered_up_and_leave_nothing(self, unet):
+        def fail(_):
+            raise ArithmeticError
+
+        with pytest.raises(KeyError), attributed(unet, sites(unet, "ffn"), drop):
+            raise KeyError
+        with pytest.raises(ArithmeticError), attributed(unet, sites(unet, "ffn"), fail):
+            self.backward(unet)
+
+    def test_a_graph_that_outlives_the_tap_is_silent(self, unet):
+        seen = []
+        with attributed(unet, sites(unet, "ffn")[:1], seen.append):
+            out, x, _ = self.forward(unet)
+            torch.autograd.grad(out.sum(), x, retain_graph=True)
+        torch.autograd.grad(out.sum(), x)
+        assert len(seen) == 1
 
 
 class TestScaled:

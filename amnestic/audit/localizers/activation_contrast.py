@@ -1,0 +1,83 @@
+"""Feed-forward neurons whose mean activity differs most between memorized and other prompts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from amnestic.core.errors import InputError
+from amnestic.core.methods import Case, Finding, Localizer
+from amnestic.core.records import Unit
+from amnestic.core.registry import register
+from amnestic.core.tape import Passing
+from amnestic.core.target import Target
+from amnestic.core.units import Site
+from amnestic.measures.subspace import top_per_row
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class ActivationContrast(Localizer):
+    """The neurons of every layer whose mean activity rises most from non-memorized to memorized prompts.
+
+    Formula: the largest ``mean |a_u| over memorized - mean |a_u| over controls``, means over prompts, seeds,
+    tokens and the first `tau` steps, rows of the prompts only; never a neuron whose activity falls.
+
+    Attributes:
+        share: Share of every layer's neurons that is taken at most, in (0, 1].
+        tau: First denoising steps that count, at least 1.
+        batch_size: Prompts drawn at once; does not change the result beyond rounding.
+
+    Source:
+        Difference of means; the plainest rival of Chavhan et al., arXiv 2406.18566, 2024.
+    """
+
+    kind: ClassVar[str] = "ffn"
+    share: float = 0.05
+    tau: int = 10
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        """Refuse settings without meaning."""
+        if not 0 < self.share <= 1 or self.tau < 1:
+            raise ValueError(f"share must lie in (0, 1] and tau be at least 1, got {self.share} and {self.tau}")
+
+    def locate(self, target: Target, case: Case) -> Finding:
+        """Means over both sets; only the first `tau` steps are drawn."""
+        if not case.controls:
+            raise InputError("expected non-memorized prompts to contrast with, got none; add controls to the case")
+        tau, sites = min(self.tau, case.sampling.num_inference_steps), target.sites(self.kind)
+        memorized, others = ([p.prompt for p in part] for part in (case.memorized, case.controls))
+        ours = self._means(target, sites, memorized, case, tau)
+        theirs = self._means(target, sites, others, case, tau)
+        masks, rises = {}, {}
+        for site in sites:
+            rise = ours[site.name] - theirs[site.name]
+            masks[site.name] = top_per_row(rise[None], int(self.share * site.size))[0] & (rise > 0)
+            rises[f"rise.{site.name}"] = rise
+        guided = 1 + (case.sampling.guidance_scale > 1)
+        rows = (len(memorized) + len(others)) * len(case.seeds) * tau * guided
+        return Finding(masks=masks, passes=rows, notes={"tau": tau}, tensors=rises)
+
+    def _means(
+        self, target: Target, sites: Sequence[Site], texts: Sequence[str], case: Case, tau: int
+    ) -> dict[str, Float[Tensor, "U"]]:
+        """Mean absolute activity of every neuron; all prompts share their starting noise."""
+        sums = {site.name: torch.zeros(site.shape) for site in sites}
+        tokens = dict.fromkeys(sums, 0)
+
+        def keep(seen: Passing) -> None:
+            rows = seen.conditional.flatten(end_dim=-2)
+            sums[seen.site.name] += rows.float().abs().sum(dim=0).cpu()
+            tokens[seen.site.name] += len(rows)
+
+        with target.record(sites, keep) as tape:
+            for seed in case.seeds:
+                for start in range(0, len(texts), self.batch_size):
+                    batch = texts[start : start + self.batch_size]
+                    units = [Unit("activation-contrast", seed)] * len(batch)
+                    target.sample(units, batch, case.sampling, stop_after=tau, tape=tape)
+        return {name: total / tokens[name] for name, total in sums.items()}
