@@ -143,7 +143,7 @@ def test_the_rate_stays_between_nothing_and_its_highest(steps, share, fall, warm
 
 
 def test_muon_takes_matrices_and_kernels_between_the_edges():
-    module = nn.ModuleDict({"conv_in": nn.Conv2d(3, 4, 3), "inner": nn.Conv2d(4, 6, 3), "to": nn.Linear(6, 5)})
+    module = nn.ModuleDict({"conv_in": nn.Conv2d(3, 4, 3), "inner": nn.Conv2d(4, 6, 3), "last": nn.Linear(6, 5)})
     module["frozen"] = nn.Linear(2, 2).requires_grad_(False)
     both = optimisers(module, Schedule(steps=1, batch=1, lr=0.1, muon=0.3))
     sizes = [[tuple(p.shape) for p in o.param_groups[0]["params"]] for o in both]
