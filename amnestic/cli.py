@@ -319,7 +319,7 @@ def testbed_build(
         Path | None, typer.Option(metavar="FILE.yaml", help="Sizes and schedules that differ from the default.")
     ] = None,
 ) -> None:
-    """Train a testbed: about two hours on two cores; issue the command again to continue it."""
+    """Train a testbed: about an hour and a half on two cores; issue the command again to continue it."""
     from amnestic.testbed.build import Builder
     from amnestic.testbed.export import export
     from amnestic.testbed.recipe import Recipe
