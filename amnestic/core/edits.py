@@ -32,14 +32,12 @@ class Edit:
 
     Attributes:
         model: Digest of the model that it was made for.
-        dtype: Precision of that model, such as ``float32``; values of another one would not fit bit for bit.
         changes: By path of the parameter, such as ``mid_block.attentions.0...attn2.to_v.weight``.
         made_by: The mitigation with its settings.
         parents: Digests of the records that it was computed from.
     """
 
     model: str
-    dtype: str
     changes: Mapping[str, Change] = field(repr=False)
     made_by: MethodSpec
     parents: tuple[str, ...] = ()

@@ -175,7 +175,7 @@ class MatrixMuon(torch.optim.Muon):
 def optimisers(module: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
     """AdamW for everything, or Muon for matrices and kernels between the first and the last layer, AdamW for the rest.
 
-    Muon learns which word draws which picture in about half of AdamW's steps, measured on base scenes.
+    Why Muon: ``docs/adr/0006-latents-of-principal-components.md``.
     """
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     edges = ("conv_in.weight", "conv_out.weight")

@@ -38,7 +38,7 @@ def drawn(unet, kind, share=0.2, seed=0):
 
 
 def edit_of(changes):
-    return Edit(model="m", dtype="float32", changes=changes, made_by=SPEC)
+    return Edit(model="m", changes=changes, made_by=SPEC)
 
 
 def answer(unet):

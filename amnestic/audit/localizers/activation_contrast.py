@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from amnestic.audit.early_steps import watch_early_steps
 from amnestic.core.errors import InputError
 from amnestic.core.methods import Case, Finding, Localizer
-from amnestic.core.records import Unit
 from amnestic.core.registry import register
 from amnestic.core.tape import Passing
 from amnestic.core.target import Target
@@ -74,10 +74,7 @@ class ActivationContrast(Localizer):
             sums[seen.site.name] += rows.float().abs().sum(dim=0).cpu()
             tokens[seen.site.name] += len(rows)
 
-        with target.record(sites, keep) as tape:
-            for seed in case.seeds:
-                for start in range(0, len(texts), self.batch_size):
-                    batch = texts[start : start + self.batch_size]
-                    units = [Unit("activation-contrast", seed)] * len(batch)
-                    target.sample(units, batch, case.sampling, stop_after=tau, tape=tape)
+        watch_early_steps(
+            target, sites, texts, case, keep, tau=tau, name="activation-contrast", batch_size=self.batch_size
+        )  # fmt: skip
         return {name: total / tokens[name] for name, total in sums.items()}

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from amnestic.audit.early_steps import watch_early_steps
 from amnestic.core.methods import Case, Finding, Localizer
-from amnestic.core.records import Unit
 from amnestic.core.registry import register
 from amnestic.core.tape import Passing
 from amnestic.core.target import Target
@@ -101,12 +101,9 @@ class WandaSubspace(Localizer):
             for part in rows:
                 sums[seen.site.name][seen.step] += squared_norms(part).cpu()
 
-        with target.record(sites, keep) as tape:
-            for seed in case.seeds:
-                for start in range(0, len(texts), self.batch_size):
-                    batch = texts[start : start + self.batch_size]
-                    units = [Unit("wanda-subspace", seed)] * len(batch)
-                    target.sample(units, batch, case.sampling, stop_after=tau, tape=tape)
+        watch_early_steps(
+            target, sites, texts, case, keep, tau=tau, name="wanda-subspace", batch_size=self.batch_size
+        )  # fmt: skip
         return sums
 
     def _notes(self, sites: Sequence[Site], tau: int) -> dict[str, object]:
