@@ -5,12 +5,12 @@ TORCH ?= torch==2.14.1 torchvision==0.29.1
 PIP = .venv/bin/pip install --quiet --disable-pip-version-check
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench results clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
-demo: .venv/.installed  ## audit the bundled model that memorizes; report in runs/demo/
+demo: .venv/.installed  ## audit the bundled model that memorizes, prune it, audit it again; reports in runs/demo/
 	.venv/bin/amnestic demo --out runs/demo
 
 test: .venv/.installed-dev  ## run the tests, offline, on the CPU
@@ -24,6 +24,9 @@ check: .venv/.installed-dev  ## format, lint, types, layers
 
 bench: .venv/.installed-dev  ## ratios of speed and memory, measured in one run
 	.venv/bin/python benchmarks/audit.py
+
+results: .venv/.installed-dev  ## measure again what docs/results/ holds; resumable, about an hour
+	.venv/bin/python scripts/pruning_results.py
 
 clean:  ## remove the virtual environment
 	rm -rf .venv

@@ -2,17 +2,24 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from amnestic.core.errors import AmnesticError
+from amnestic.core.errors import AmnesticError, InputError
 from amnestic.core.records import Keep, Sampling
+from amnestic.terminal import (
+    errors,
+    out,
+    print_contract,
+    print_extraction,
+    print_located,
+    print_sharing,
+    print_summary,
+    progress_bars,
+)
 
 app = typer.Typer(
     name="amnestic",
@@ -26,8 +33,6 @@ app.add_typer(testbed_app, name="testbed", no_args_is_help=True)
 
 EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_RUNTIME, EXIT_INTERRUPTED = 3, 4, 5, 130
 VERDICT_EXIT = {"fail": EXIT_GATE_FAILED, "inconclusive": EXIT_INCONCLUSIVE}
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
-out = Console(highlight=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -58,38 +63,6 @@ def main() -> None:
 def _interrupted() -> NoReturn:
     errors.print("amnestic: interrupted; nothing written so far is lost, issue the same command to continue")
     sys.exit(EXIT_INTERRUPTED)
-
-
-@contextmanager
-def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Progress with time left on a terminal, a line now and then elsewhere."""
-    if not errors.is_terminal:
-        yield _log_lines()
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=errors) as bars:
-        tasks: dict[str, Any] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total, completed=done)
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield show
-
-
-def _log_lines() -> Callable[[str, int, int], None]:
-    shown: dict[str, int] = {}
-
-    def show(what: str, done: int, total: int) -> None:
-        tenth = 10 * done // max(1, total)
-        if shown.get(what) != tenth:
-            shown[what] = tenth
-            errors.print(f"{what}: {done} of {total}")
-
-    return show
 
 
 Model = Annotated[str, typer.Argument(help="Hub id or diffusers folder.")]
@@ -124,9 +97,12 @@ def audit(
     allow_pickle: Annotated[bool, typer.Option(help="Load pickled weights, which can run code.")] = False,
     keep: Annotated[Keep, typer.Option(help="Latents are decoded again whenever their image is needed.")] = Keep.IMAGES,
     limit: Annotated[int | None, typer.Option(min=1, help="Smoke only: so many prompts.")] = None,
+    before: Annotated[Path | None, typer.Option(help="Run of the model before an edit, to compare with.")] = None,
+    twin: Annotated[Path | None, typer.Option(help="Run of a model that never saw the works.")] = None,
+    real_images: Annotated[Path | None, typer.Option(help="Real images of base prompts: folder or parquet.")] = None,
 ) -> None:
     """Does the model replicate? Draw images, compare them with the references, write a report."""
-    from amnestic.audit.request import AuditRequest
+    from amnestic.audit.request import AuditRequest, descriptor_beside
 
     _finish(
         AuditRequest(
@@ -139,9 +115,144 @@ def audit(
             allow_torchscript=allow_torchscript, threshold=threshold, clip=clip, clip_pretrained=clip_pretrained,
             max_leak_rate=max_leak_rate, revision=revision, variant=variant, dtype=dtype, device=device,
             batch_size=batch_size, allow_pickle=allow_pickle, keep=keep, limit_prompts=limit,
-            bundled=_descriptor_beside(model),
+            bundled=descriptor_beside(model, before), before=before, twin=twin, real_images=real_images,
         )
     )  # fmt: skip
+
+
+Edited = Annotated[Path, typer.Option("--out", help="Folder of the new model; must be empty.")]
+Audited = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of a finished audit.")]
+ModelNow = Annotated[str | None, typer.Option("--model", help="Where the audited model lies now.")]
+Options = Annotated[
+    list[str] | None, typer.Option("--option", "-o", metavar="KEY=VALUE", help="A setting of the method; repeatable.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
+
+
+@app.command()
+def locate(
+    run: Audited,
+    method: Annotated[str, typer.Option(help="See: amnestic list localizer.")] = "wanda-subspace",
+    option: Options = None,
+    rung: Annotated[int | None, typer.Option(help="Only works on this rung of the ladder.")] = None,
+    part: Annotated[str | None, typer.Option(metavar="I/N", help="Such as 1/2: every second work.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many works.")] = None,
+    like: Annotated[str, typer.Option(help="Record whose size random-units imitates.")] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Starting noises per prompt.")] = 1,
+    references: Annotated[Path | None, typer.Option(help="Originals, for methods that look at them.")] = None,
+    analyze: Annotated[bool, typer.Option("--analyze", help="Test instead whether works share a subspace.")] = False,
+    sets: Annotated[int, typer.Option(min=2, help="With --analyze: disjoint sets of works.")] = 6,
+    set_size: Annotated[int, typer.Option(min=1, help="With --analyze: works in each set.")] = 10,
+    transfer_seeds: Annotated[int, typer.Option(min=0, help="With --analyze: images per work and mask.")] = 2,
+    model: ModelNow = None,
+    device: Device = "auto",
+    allow_pickle: Annotated[bool, typer.Option(help="Load pickled weights, which can run code.")] = False,
+) -> None:
+    """Where is it kept? Find the units that hold the works which an audit found replicated."""
+    from amnestic import stages
+    from amnestic.audit.selection import Selection, part_of
+    from amnestic.core.registry import options_from
+
+    selection = Selection(rung=rung, part=part_of(part) if part else None, limit=limit)
+    request = stages.LocateRequest(
+        run=run, method=method, options=options_from(option or []), selection=selection,
+        like=like, n_seeds=seeds, references=references, model=model, device=device, allow_pickle=allow_pickle,
+    )  # fmt: skip
+    with progress_bars() as show:
+        if analyze:
+            wanted = stages.AnalyzeRequest(
+                locate=request, n_sets=sets, size=set_size, transfer_seeds=transfer_seeds
+            )  # fmt: skip
+            shared = stages.analyze(wanted, progress=show)
+        else:
+            record = stages.locate(request, progress=show)
+    if analyze and shared is not None:
+        print_sharing(shared.data)
+        out.print(f"report: {run / 'subspace.html'}", markup=False)
+    elif not analyze and record is not None:
+        print_located(record.id, record.data)
+
+
+@app.command()
+def prune(
+    run: Audited,
+    folder: Edited,
+    located: Annotated[str, typer.Option(help="Record of the units; default the only one.")] = "",
+    method: Annotated[str | None, typer.Option(help="See: amnestic list mitigation; default zero-units.")] = None,
+    option: Options = None,
+    conceal: Annotated[bool, typer.Option("--conceal", help="Leave no zeros that tell where it was cut.")] = False,
+    model: ModelNow = None,
+    device: Device = "auto",
+    allow_pickle: Annotated[bool, typer.Option(help="Load pickled weights, which can run code.")] = False,
+) -> None:
+    """Cut it out: write the edited model as a plain diffusers folder; the run keeps the edit."""
+    from amnestic import stages
+    from amnestic.core.registry import options_from
+
+    if conceal and method not in (None, "conceal-units"):
+        raise InputError(f"--conceal is short for --method conceal-units, got --method {method} too; give one of them")
+    chosen = "conceal-units" if conceal else method or "zero-units"
+    request = stages.PruneRequest(
+        run=run, out=folder, located=located, method=chosen, options=options_from(option or []), model=model,
+        device=device, allow_pickle=allow_pickle,
+    )  # fmt: skip
+    with progress_bars() as show:
+        about = stages.prune(request, progress=show)
+    if about is None:
+        return
+    out.print(
+        f"{about['weights']:,} weights of the U-Net changed ({about['share']:.2%})\nmodel: {folder}\n"
+        f"now audit it: amnestic audit {folder} --before {run} ...", markup=False,
+    )  # fmt: skip
+
+
+@app.command()
+def restore(
+    edited: Annotated[Path, typer.Argument(help="Folder that amnestic prune wrote.")],
+    run: Annotated[Path, typer.Option("--run", help="The run it was pruned from; it keeps the edit.")],
+    folder: Edited,
+    device: Device = "auto",
+) -> None:
+    """Take an edit back: the weights of the model before, bit for bit."""
+    from amnestic import stages
+
+    told = stages.restore(edited, run, folder, device=device)
+    if told is None:
+        return
+    out.print(f"{told['weights']:,} weights set back\nmodel: {folder} ({told['model'][:12]})", markup=False)
+
+
+@app.command()
+def extract(
+    run: Audited,
+    clique: Annotated[int, typer.Option(min=2, help="Near-identical images that make a claim.")] = 10,
+    distance: Annotated[float, typer.Option(help="Two images are near up to this tiled L2 distance.")] = 0.15,
+) -> None:
+    """Could a stranger tell? Claim near-identical images of one prompt as memorized, and judge the claims."""
+    from amnestic import stages
+    from amnestic.attacks.extraction import CliqueExtraction
+
+    with progress_bars() as show:
+        record = stages.extract(run, CliqueExtraction(clique=clique, distance=distance), progress=show)
+    if record is not None:
+        print_extraction(record.id, record.data)
+
+
+@app.command("list")
+def list_methods(
+    family: Annotated[str, typer.Argument(help="localizer or mitigation.")] = "localizer",
+) -> None:
+    """Which methods there are, with their settings."""
+    from amnestic.core.registry import build, methods
+
+    known = methods(family)
+    if not known:
+        raise InputError(f"expected localizer or mitigation, got {family}")
+    table = Table("name", "what it does", "settings")
+    for name, kind in known.items():
+        first = (kind.__doc__ or "").strip().splitlines()[0]
+        table.add_row(name, first, "\n".join(f"{k}={v!r}" for k, v in build(family, name).spec().parameters.items()))
+    out.print(table)
 
 
 @app.command()
@@ -149,48 +260,18 @@ def demo(
     run: OutDir = Path("runs/demo"),
     quick: Annotated[bool, typer.Option("--quick", help="A part of the prompts: about a minute.")] = False,
 ) -> None:
-    """Audit the bundled model that memorizes: the main job on real images, offline."""
-    from amnestic.audit.request import AuditRequest
+    """Audit the bundled model that memorizes, cut half of the works out, and audit it again: offline."""
+    from amnestic import stages
     from amnestic.testbed.bundled import bundled
 
     testbed = bundled()
-    prompts = testbed.prompts
     words = ("amnestic", "demo", "--out", str(run), *(["--quick"] if quick else []))
-    if quick:
-        prompts = _quick_prompts(testbed, run)
-    _finish(
-        AuditRequest(
-            model=str(testbed.folder / "pipeline"), prompts=prompts, references=testbed.folder, out=run,
-            sampling=testbed.sampling, clip=f"local-dir:{testbed.folder / 'descriptors' / 'clip-mini'}",
-            bundled=testbed.folder / "descriptors" / "sscd-mini", shortcut=words,
-        )
-    )  # fmt: skip
-
-
-def _quick_prompts(testbed: Any, run: Path) -> Path:  # noqa: ANN401 - a Testbed, not imported here
-    """A part of the list: some works of each rung and some controls."""
-    import csv
-
-    kept: dict[tuple[str, str], int] = {}
-    rows = []
-    for row in testbed.rows():
-        key = (row["label"], row["rung"])
-        kept[key] = kept.get(key, 0) + 1
-        if kept[key] <= (8 if row["label"] in ("heldout", "base") else 4):
-            rows.append(row)
-    path = run.parent / f".{run.name}-prompts.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
-
-
-def _descriptor_beside(model: str) -> Path | None:
-    """The sscd-mini of the testbed that a model folder belongs to."""
-    folder = Path(model).parent / "descriptors" / "sscd-mini"
-    return folder if (folder / "config.json").is_file() else None
+    request = stages.demo_request(testbed, run, quick=quick, shortcut=words)
+    with progress_bars() as show:
+        found = stages.demo(request, testbed, progress=show)
+    for folder, summary in found:
+        print_summary(summary)
+        out.print(f"report: {folder / 'report.html'}\n", markup=False)
 
 
 def _finish(request: Any) -> None:  # noqa: ANN401 - an AuditRequest, imported late
@@ -205,34 +286,6 @@ def _finish(request: Any) -> None:  # noqa: ANN401 - an AuditRequest, imported l
     code = VERDICT_EXIT.get(summary["verdict"], 0)
     if code:
         raise typer.Exit(code)
-
-
-def print_summary(summary: dict[str, Any]) -> None:
-    """Leak rate beside its controls, as a small table."""
-    table = Table(title=f"Replication under {summary['descriptor']['name']} > {summary['threshold']['value']:.3g}")
-    for column in ("prompts", "works", "leak rate", "95 % interval", "one-sided upper"):
-        table.add_column(column)
-
-    def add(name: str, found: dict[str, Any]) -> None:
-        if found["estimate"] is None:
-            table.add_row(name, "0", "not measured", "", "")
-            return
-        estimate, lower, upper, bound = (
-            "-" if found[key] is None else f"{found[key]:.1%}"
-            for key in ("estimate", "lower", "upper", "upper_one_sided")
-        )
-        table.add_row(name, str(found["n"]), estimate, f"{lower} to {upper}", bound)
-
-    add("works", summary["leak_rate"])
-    for step in summary["ladder"]:
-        mean = "-" if step["mean_score"] is None else f"{step['mean_score']:.2f}"
-        add(f"  rung {step['rung']} (mean {mean})", step["leak_rate"])
-    for name, found in summary["by_label"].items():
-        add(f"  label {name}", found["leak_rate"])
-    for name, found in summary["controls"].items():
-        add(f"control: {name}", found["leak_rate"])
-    out.print(table)
-    out.print(f"verdict: {summary['verdict']}")
 
 
 @app.command()
@@ -295,19 +348,7 @@ def testbed_info(folder: Annotated[Path | None, typer.Argument(help="Default: th
     testbed = open_testbed(folder) if folder else bundled()
     content = testbed.manifest
     out.print(f"testbed of seed {content['seed']}, sampling {content['sampling']}", markup=False)
-    _print_contract(content["measured"])
-
-
-def _print_contract(measured: dict[str, Any] | None) -> None:
-    if not measured:
-        out.print("not measured yet; run: amnestic testbed verify DIR")
-        return
-    table = Table(title=f"contract, measured with {measured['descriptor']}")
-    for column in ("promise", "limit", "measured", "holds"):
-        table.add_column(column)
-    for row in measured["contract"]:
-        table.add_row(row["promise"], row["limit"], row["measured"], "yes" if row["holds"] else "NO")
-    out.print(table)
+    print_contract(content["measured"])
 
 
 @testbed_app.command("build")
@@ -333,7 +374,7 @@ def testbed_build(
             work=work or folder.with_name(folder.name + "-work"),
             report=lambda name, done, total, loss: show(f"train {name}", done, total),
         )
-        export(builder, folder, sampling={"num_inference_steps": 20, "guidance_scale": 1.5})
+        export(builder, folder, sampling={"num_inference_steps": 20, "guidance_scale": 2.0})
     out.print(f"testbed: {folder}\nnow measure it: amnestic testbed verify {folder}", markup=False)
 
 
@@ -354,6 +395,6 @@ def testbed_verify(
         return
     if record:
         write_json(folder / "manifest.json", open_testbed(folder).manifest | {"measured": measured})
-    _print_contract(measured)
+    print_contract(measured)
     if not all(row["holds"] for row in measured["contract"]):
         raise typer.Exit(EXIT_GATE_FAILED)

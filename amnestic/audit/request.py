@@ -8,6 +8,7 @@ from pathlib import Path
 from amnestic.core.errors import InputError
 from amnestic.core.names import bundled_folder, path_for_others
 from amnestic.core.records import Keep, Sampling
+from amnestic.core.store import Run
 
 FOLDER = "local-dir:"
 
@@ -32,6 +33,9 @@ class AuditRequest:
         keep: What is kept of each image.
         limit_prompts: Only so many prompts, for a smoke test.
         max_leak_rate: Gate on the one-sided upper bound, or `None`.
+        before: Folder of an audit of the model before an edit, to compare with.
+        twin: Folder of an audit of a model that never saw the works, the optimum of unlearning.
+        real_images: Real images of base prompts, a folder or parquet, from which distances are measured.
         shortcut: A shorter command that asks for the same, such as ``amnestic demo``, word by word.
     """
 
@@ -58,6 +62,9 @@ class AuditRequest:
     keep: Keep = Keep.IMAGES
     limit_prompts: int | None = None
     max_leak_rate: float | None = None
+    before: Path | None = None
+    twin: Path | None = None
+    real_images: Path | None = None
     shortcut: tuple[str, ...] = ()
 
     def check(self) -> None:
@@ -76,6 +83,9 @@ class AuditRequest:
             raise InputError(f"--max-leak-rate {limit:g}: expected a share between 0 and 1{hint}")
         if self.threshold is not None and not -1 <= self.threshold <= 1:
             raise InputError(f"--threshold {self.threshold:g}: expected a cosine between -1 and 1; correct it")
+        if self.before is None and (self.twin is not None or self.real_images is not None):
+            given = "--twin" if self.twin is not None else "--real-images"
+            raise InputError(f"{given} is for a comparison with the model before an edit; give --before RUN as well")
         if not 0 <= guidance < math.inf:
             raise InputError(f"--guidance-scale {guidance:g}: expected a number from 0 on; 1 switches guidance off")
 
@@ -98,7 +108,8 @@ class AuditRequest:
             "--preprocessing": self.preprocessing, "--threshold": self.threshold, "--clip": self.clip,
             "--clip-pretrained": self.clip_pretrained, "--max-leak-rate": self.max_leak_rate,
             "--revision": self.revision, "--variant": self.variant, "--dtype": self.dtype,
-            "--limit": self.limit_prompts,
+            "--limit": self.limit_prompts, "--before": self.before, "--twin": self.twin,
+            "--real-images": self.real_images,
         }  # fmt: skip
         found: list[object] = [word for pair in named.items() if pair[1] is not None for word in pair]
         for name in ("device", "batch_size", "keep"):
@@ -106,6 +117,16 @@ class AuditRequest:
                 found += [f"--{name.replace('_', '-')}", getattr(self, name)]
         found += ["--allow-torchscript"] * self.allow_torchscript + ["--allow-pickle"] * self.allow_pickle
         return found
+
+
+def descriptor_beside(model: str, before: Path | None = None) -> Path | None:
+    """The sscd-mini of the testbed that a model folder, or the model of an earlier run, belongs to; else `None`."""
+    folder = Path(model).parent / "descriptors" / "sscd-mini"
+    if (folder / "config.json").is_file():
+        return folder
+    if before is not None and (before / "manifest.json").is_file():
+        return descriptor_beside(Run.open(before).manifest()["settings"]["model"]["name"])
+    return None
 
 
 def _quoted(word: str) -> str:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from amnestic.core.errors import InputError
+from amnestic.core.errors import InputError, NotFinite
 from amnestic.core.target import Target
 from amnestic.core.units import Site
 
@@ -41,13 +41,20 @@ def activity(target: Target, sites: Sequence[Site], texts: Sequence[str], *, bat
 
     Returns:
         Float32 on the CPU, ``(P, U)`` by site.
+
+    Raises:
+        NotFinite: If a layer says NaN or infinity; use float32.
     """
     parts: dict[Site, list[Tensor]] = {site: [] for site in sites}
     for start in range(0, len(texts), batch_size):
         cond = target.encode(texts[start : start + batch_size])
         for site in sites:
             parts[site].append(target.through(site, cond).float().abs().mean(dim=1).cpu())
-    return {site: torch.cat(rows) for site, rows in parts.items()}
+    found = {site: torch.cat(rows) for site, rows in parts.items()}
+    for site, rows in found.items():
+        if not bool(rows.isfinite().all()):
+            raise NotFinite(f"{site.name} says NaN or infinity on {target.ident.name}; use --dtype float32")
+    return found
 
 
 def usual(target: Target, sites: Sequence[Site], texts: Sequence[str]) -> Usual:

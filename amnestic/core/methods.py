@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, ClassVar, final
 
+import numpy as np
+
+from amnestic.core.edits import Change, Edit
 from amnestic.core.errors import InputError, NotFinite
 from amnestic.core.records import MethodSpec, Prompt, Sampling, plain
 from amnestic.core.units import Site, Units
@@ -93,6 +96,7 @@ class Localizer(Method):
 
     family: ClassVar[str] = "localizer"
     kind: ClassVar[str]
+    needs_originals: ClassVar[bool] = False
 
     def searched(self, target: "Target") -> "tuple[Site, ...]":
         """The sites over which masks are returned."""
@@ -129,3 +133,49 @@ class Localizer(Method):
         return Located(
             units=units, made_by=self.spec(), passes=found.passes, notes=found.notes, tensors=found.tensors
         )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mitigation(Method):
+    """Says which weights of a model change so that memorized images no longer come out; changes none itself."""
+
+    family: ClassVar[str] = "mitigation"
+
+    @abstractmethod
+    def make(self, target: "Target", units: Units) -> Mapping[str, Change]:
+        """New values of the weights through which the units speak, by path of the parameter."""
+
+    @final
+    def __call__(self, target: "Target", units: Units, *, parents: tuple[str, ...] = ()) -> Edit:
+        """Make the edit, and check it.
+
+        Args:
+            target: The model; unchanged afterwards.
+            units: What a localizer found in this very model.
+            parents: Records that the units come from.
+
+        Returns:
+            The edit; without any change when no unit was found, which is an outcome.
+
+        Raises:
+            InputError: If the units were found in another model, or the method changes other weights than theirs.
+            NotFinite: If a new value is NaN or infinite.
+        """
+        if units.model != target.ident.digest:
+            raise InputError(
+                f"the units were found in model {units.model[:12]}, this is {target.ident.name} "
+                f"({target.ident.digest[:12]}); locate again on this model"
+            )
+        changes, allowed = self.make(target, units), target.touched(units)
+        for path, change in changes.items():
+            if not _is_subset(change.at, allowed.get(path)):
+                raise InputError(f"{self.spec().name} changes weights of {path} that do not belong to the units")
+            if not bool(change.after.isfinite().all()):
+                raise NotFinite(f"{self.spec().name} gives NaN or infinity for {path}; use --dtype float32")
+        edit = Edit(model=target.ident.digest, changes=changes, made_by=self.spec(), parents=parents)
+        target.require_fit(edit)
+        return edit
+
+
+def _is_subset(places: "Tensor", allowed: "Tensor | None") -> bool:
+    return allowed is not None and bool(np.isin(places.numpy(), allowed.numpy(), assume_unique=True).all())

@@ -4,6 +4,7 @@ Modules of the rooms that hold methods are imported on first use; other packages
 the entry points ``amnestic.methods``.
 """
 
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib import import_module
@@ -11,11 +12,14 @@ from importlib.metadata import entry_points
 from pkgutil import iter_modules
 from typing import Any, TypeVar
 
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
 from amnestic.core.errors import InputError
 from amnestic.core.methods import Method, name_of
 from amnestic.core.names import did_you_mean
 
-ROOMS = ("amnestic.audit.localizers",)
+ROOMS = ("amnestic.audit.localizers", "amnestic.mitigations.pruning")
 M = TypeVar("M", bound=type[Method])
 _known: dict[str, type[Method]] = {}
 
@@ -72,6 +76,37 @@ def build(family: str, name: str, options: dict[str, Any] | None = None) -> Meth
                 f"{name} has no setting {option}; it has {', '.join(settings)}{did_you_mean(option, settings)}"
             )
     try:
-        return known[name](**(options or {}))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name} refuses its settings: {error}") from error
+        built: Method = TypeAdapter(known[name]).validate_python(options or {})
+    except ValidationError as error:
+        raise InputError(f"{name} refuses its settings: {_told(error)}") from error
+    return built
+
+
+def options_from(words: Sequence[str]) -> dict[str, Any]:
+    """Settings of a method from words such as ``r=0.1``; values as YAML reads them.
+
+    Raises:
+        InputError: If a word is none.
+
+    Example:
+        >>> options_from(["r=0.1", "tau-share=null", "layers=down+mid"])
+        {'r': 0.1, 'tau_share': None, 'layers': 'down+mid'}
+    """
+    found = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals):
+            raise InputError(f"expected a setting such as r=0.1, got {word}")
+        try:
+            found[name.replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"expected a plain value after {name}=, got {value}") from error
+    return found
+
+
+def _told(error: ValidationError) -> str:
+    """What is wrong with each setting, without the links that pydantic adds."""
+    return "; ".join(
+        f"{'.'.join(map(str, one['loc'])) or 'together'}: {one['msg'].removeprefix('Value error, ')}"
+        for one in error.errors(include_url=False)
+    )

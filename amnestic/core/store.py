@@ -154,12 +154,8 @@ class Run:
         return content
 
     def _require_same(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        old, new = _flat(before), _flat(now)
-        changed = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
-        if old.get("model.digest") and old.get("model.digest") == new.get("model.digest"):
-            changed = [k for k in changed if k != "model.name"]  # the same weights, lying elsewhere
-        if changed:
-            shown = "; ".join(f"{k} was {_short(old.get(k))}, now {_short(new.get(k))}" for k in changed)
+        shown = different(before, now)
+        if shown:
             raise StoreError(f"{self.folder} was made with other settings ({shown}); give another --out")
 
     def event(self, kind: str, **data: Any) -> None:  # noqa: ANN401 - any plain data
@@ -241,19 +237,55 @@ class Run:
 
     def load(self, stage: str, made_by: MethodSpec, parents: Sequence[str]) -> Record | None:
         """The record of this stage, method and parents, or `None` when it is not there yet."""
+        name = record_id(stage, made_by, parents)
+        return self.record(name) if (self.folder / "records" / name / "record.json").exists() else None
+
+    def records(self, stage: str) -> list[str]:
+        """Names of the finished records of a stage, the oldest first."""
+        files = (self.folder / "records").glob(f"{stage}-*/record.json")
+        return [f.parent.name for f in sorted(files, key=lambda f: (f.stat().st_mtime_ns, f.parent.name))]
+
+    def record(self, name: str) -> Record:
+        """A finished record by its name.
+
+        Raises:
+            StoreError: If there is none of this name, it was written by another schema, or it cannot be read.
+        """
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        folder = self.folder / "records" / record_id(stage, made_by, parents)
+        folder = self.folder / "records" / name
         if not (folder / "record.json").exists():
-            return None
-        content = json.loads((folder / "record.json").read_text())
+            there = ", ".join(self.records(name.split("-", 1)[0])) or "none"
+            raise StoreError(f"expected a finished record of {self.folder}, got {name}; finished ones: {there}")
+        try:
+            content = json.loads((folder / "record.json").read_text())
+            tensors = load_file(folder / "tensors.safetensors")
+        except (OSError, ValueError, SafetensorError) as error:
+            raise StoreError(f"{folder} is damaged ({error}); delete it and issue its command again") from error
+        if content.get("schema") != SCHEMA:
+            raise StoreError(
+                f"{folder} was written with schema {content.get('schema')}, this version reads {SCHEMA}; delete it "
+                "and issue its command again"
+            )
         return Record(
-            stage=stage,
-            made_by=made_by,
-            parents=tuple(parents),
-            data=content["data"],
-            tensors=load_file(folder / "tensors.safetensors"),
-        )
+            stage=content["stage"], made_by=MethodSpec(**content["made_by"]), parents=tuple(content["parents"]),
+            data=content["data"], tensors=tensors,
+        )  # fmt: skip
+
+
+def different(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """In what two settings differ, in words; empty when in nothing that matters.
+
+    Example:
+        >>> different({"seeds": [0, 1], "model": {"digest": "a"}}, {"seeds": [0], "model": {"digest": "a"}})
+        'seeds was [0, 1], now [0]'
+    """
+    old, new = _flat(before), _flat(now)
+    changed = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+    if old.get("model.digest") and old.get("model.digest") == new.get("model.digest"):
+        changed = [k for k in changed if k != "model.name"]  # the same weights, lying elsewhere
+    return "; ".join(f"{k} was {_short(old.get(k))}, now {_short(new.get(k))}" for k in changed)
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

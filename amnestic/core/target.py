@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
+from amnestic.core.edits import Change, Edit
 from amnestic.core.records import Sampling, TargetId, Unit
 from amnestic.core.tape import Keep, Tape
-from amnestic.core.units import Site
+from amnestic.core.units import Site, Units
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,6 +72,26 @@ class Target(Protocol):
 
     def masked(self, factors: "Mapping[Site, Float[Tensor, '... U']]") -> AbstractContextManager[None]:
         """Multiply what neurons say, row by row if wanted."""
+        ...
+
+    def touched(self, units: Units) -> "Mapping[str, Int[Tensor, 'n']]":
+        """Places of the weights through which units speak, in the flattened parameters, by path."""
+        ...
+
+    def parameter(self, path: str) -> "Tensor":
+        """A parameter by its path, without gradient; not a copy."""
+        ...
+
+    def scaling(self, units: Units, factor: float) -> "Mapping[str, Change]":
+        """The change that multiplies what units say by a factor."""
+        ...
+
+    def require_fit(self, edit: Edit) -> None:
+        """Refuse an edit that was made for other weights than these."""
+        ...
+
+    def edited(self, edit: Edit) -> "AbstractContextManager[Target]":
+        """The model with an edit applied, and as it was before afterwards."""
         ...
 
     def through(self, site: Site, cond: "Float[Tensor, 'N L W']") -> "Float[Tensor, 'N L U']":

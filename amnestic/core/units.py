@@ -1,14 +1,15 @@
 """Where something was found: sites of a model, and masks over their units."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from amnestic.core.errors import InputError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 KINDS = ("ffn", "ffn-weight", "value", "key")
 
@@ -46,7 +47,7 @@ class Units:
     """
 
     sites: tuple[Site, ...]
-    masks: Mapping[str, "Tensor"] = field(repr=False)
+    masks: Mapping[str, Tensor] = field(repr=False)
     model: str
 
     def __post_init__(self) -> None:
@@ -70,3 +71,36 @@ class Units:
     def share(self) -> float:
         """Found units as a share of all units of the sites, in [0, 1]."""
         return len(self) / sum(site.size for site in self.sites)
+
+    def packed(self) -> dict[str, Tensor]:
+        """The masks, eight units in a byte, by site name; what `units_from` takes."""
+        return {
+            site.name: torch.from_numpy(np.packbits(self.masks[site.name].cpu().numpy().reshape(-1)))
+            for site in self.sites
+        }
+
+    def counts(self) -> dict[str, int]:
+        """How many units of every site were found, by its name."""
+        return {site.name: int(self.masks[site.name].sum()) for site in self.sites}
+
+
+def units_from(sites: Sequence[Mapping[str, Any]], packed: Mapping[str, Tensor], *, model: str) -> Units:
+    """Units from what was written of them.
+
+    Args:
+        sites: Fields of every `Site`, as plain data.
+        packed: What `Units.packed` gave.
+        model: Digest of the model.
+
+    Raises:
+        InputError: If a mask is missing or of another length.
+    """
+    known = tuple(Site(**{**site, "shape": tuple(site["shape"])}) for site in sites)
+    masks = {}
+    for site in known:
+        bits = packed.get(site.name)
+        if bits is None or len(bits) != -(-site.size // 8):
+            raise InputError(f"the record holds no whole mask of {site.name}; delete the record and locate again")
+        flat = np.unpackbits(bits.numpy(), count=site.size).astype(bool)
+        masks[site.name] = torch.from_numpy(flat).reshape(site.shape)
+    return Units(sites=known, masks=masks, model=model)

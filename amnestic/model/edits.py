@@ -42,12 +42,22 @@ def apply(unet: nn.Module, edit: Edit) -> None:
     Raises:
         InputError: If a parameter is missing, or holds other values than the edit was made for.
     """
+    require_fit(unet, edit)
     parameters = dict(unet.named_parameters())
-    for path, change in edit.changes.items():
-        _require_fit(parameters, path, change)
     for path, change in edit.changes.items():
         flat = parameters[path].view(-1)
         flat[change.at.to(flat.device)] = change.after.to(flat.device)
+
+
+def require_fit(unet: nn.Module, edit: Edit) -> None:
+    """Refuse an edit that was made for other weights; changes nothing.
+
+    Raises:
+        InputError: If a parameter is missing, or holds other values than the edit was made for.
+    """
+    parameters = dict(unet.named_parameters())
+    for path, change in edit.changes.items():
+        _require_fit(parameters, path, change)
 
 
 def _require_fit(parameters: dict[str, nn.Parameter], path: str, change: Change) -> None:

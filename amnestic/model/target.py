@@ -7,32 +7,34 @@ CPU, and so does not depend on batch size, order, device or number of processes.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import SchedulerMixin, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from amnestic.core.edits import Change, Edit
 from amnestic.core.errors import InputError, NotFinite
 from amnestic.core.names import did_you_mean
 from amnestic.core.records import Sampling, TargetId, Unit
 from amnestic.core.seeds import generator
 from amnestic.core.tape import Keep, Tape
-from amnestic.core.units import Site
+from amnestic.core.units import Site, Units
+from amnestic.model.edits import edited, require_fit, scaling, touched
 from amnestic.model.families import check_family
 from amnestic.model.loading import DTYPES, load_pipeline
+from amnestic.model.scheduling import require_drawable, with_scheduler
 from amnestic.model.sites import layer, sites
 from amnestic.model.taps import attributed, masked, record
 
 WEIGHTS = ("unet", "vae", "text_encoder")
-MODERN = {"steps_offset": 1, "clip_sample": False}  # what the pipeline insists on, with a warning, in older configs
 INCIDENTAL = ("architectures", "dtype", "torch_dtype", "transformers_version")
 
 
@@ -214,6 +216,51 @@ class PipelineTarget:
         """Multiply what neurons say, row by row if wanted; see `amnestic.model.taps.masked`."""
         return masked(self.pipeline.unet, factors)
 
+    def touched(self, units: Units) -> Mapping[str, Int[Tensor, "n"]]:
+        """Places of the weights through which units speak; see `amnestic.model.edits.touched`."""
+        return touched(self.pipeline.unet, units)
+
+    def parameter(self, path: str) -> Tensor:
+        """A parameter of the U-Net by its path, without gradient; not a copy."""
+        values: Tensor = self.pipeline.unet.get_parameter(path).detach()
+        return values
+
+    def scaling(self, units: Units, factor: float) -> Mapping[str, Change]:
+        """The change that multiplies what units say by a factor; see `amnestic.model.edits.scaling`."""
+        return scaling(self.pipeline.unet, units, factor)
+
+    def require_fit(self, edit: Edit) -> None:
+        """Refuse an edit that was made for other weights; see `amnestic.model.edits.require_fit`."""
+        require_fit(self.pipeline.unet, edit)
+
+    @contextmanager
+    def edited(self, edit: Edit) -> Iterator["PipelineTarget"]:
+        """The model with an edit applied; afterwards it is as before, bit for bit.
+
+        Args:
+            edit: Made for this model. The pipeline is shared: while the context lasts, this target draws edited
+                images, too.
+
+        Yields:
+            A target that knows it is another model; its digest is that of the edited weights, wherever they lie.
+
+        Raises:
+            InputError: If the edit was made for other weights.
+        """
+        with edited(self.pipeline.unet, edit):
+            yield replace(self, ident=replace(self.ident, digest=_digest(self.pipeline)))
+
+    def save(self, folder: Path) -> None:
+        """Write the model as a plain diffusers folder of safetensors, in the precision it was loaded in.
+
+        What the configs tell of where the model lay on this machine is left out.
+        """
+        self.pipeline.save_pretrained(folder, safe_serialization=True)
+        for file in folder.rglob("*.json"):
+            content = json.loads(file.read_text())
+            if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
+                file.write_text(json.dumps(content, indent=2) + "\n")
+
     def through(self, site: Site, cond: Float[Tensor, "N L W"]) -> Float[Tensor, "N L U"]:
         """What a ``value`` or ``key`` site says of a conditioning; the rest of the U-Net is not needed for that."""
         out: Tensor = layer(self.pipeline.unet, site)(cond)
@@ -221,7 +268,7 @@ class PipelineTarget:
 
     def timesteps(self, how: Sampling) -> Int[Tensor, "T"]:
         """Training timesteps at which `sample` calls the U-Net, in order."""
-        scheduler = _with_scheduler(self.pipeline, how.scheduler, how.num_inference_steps).scheduler
+        scheduler = with_scheduler(self.pipeline, how.scheduler, how.num_inference_steps).scheduler
         steps: Tensor = scheduler.timesteps
         return steps
 
@@ -251,13 +298,13 @@ class PipelineTarget:
             NotFinite: If latents hold NaN or infinity.
         """
         height, width = how.height or self.image_size, how.width or self.image_size
-        _check(how, height, width, stop_after)
+        require_drawable(how, height, width, stop_after)
 
         def after_step(pipe: Any, step: int, _t: Any, kwargs: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401
             pipe._interrupt = stop_after is not None and step + 1 >= stop_after
             return kwargs
 
-        pipeline = _with_scheduler(self.pipeline, how.scheduler, how.num_inference_steps)
+        pipeline = with_scheduler(self.pipeline, how.scheduler, how.num_inference_steps)
         if tape is not None:
             tape.start(guided=how.guidance_scale > 1)
         latents: Tensor = pipeline(
@@ -278,6 +325,23 @@ class PipelineTarget:
         return latents
 
     @torch.no_grad()
+    def latents_of(self, images: Sequence[NDArray[np.uint8]]) -> Float[Tensor, "N C h w"]:
+        """Latents of pictures, scaled as the U-Net sees them: the mean of what the autoencoder makes of them.
+
+        Args:
+            images: N pictures, 8-bit RGB ``(H, W, 3)``, of one size that the autoencoder takes.
+
+        Returns:
+            Latents on the device.
+        """
+        vae = self.pipeline.vae
+        pixels = torch.stack([torch.from_numpy(np.ascontiguousarray(i)).permute(2, 0, 1) for i in images])
+        found = vae.encode((pixels.float() / 127.5 - 1).to(vae.device, vae.dtype))
+        latents: Tensor = found.latents if hasattr(found, "latents") else found.latent_dist.mode()
+        scaled: Tensor = latents * vae.config.scaling_factor
+        return scaled
+
+    @torch.no_grad()
     def decode(self, latents: Float[Tensor, "N C H W"]) -> list[NDArray[np.uint8]]:
         """Images of latents, 8-bit RGB, each of shape ``(H, W, 3)``.
 
@@ -291,41 +355,6 @@ class PipelineTarget:
             raise NotFinite(f"the autoencoder of {self.ident.name} produced NaN; use --dtype float32")
         images = self.pipeline.image_processor.postprocess(out.detach(), output_type="np")
         return list((images * 255).round().astype(np.uint8))
-
-
-def _check(how: Sampling, height: int, width: int, stop_after: int | None) -> None:
-    """Refuse what the pipeline would refuse with a traceback."""
-    if height < 8 or width < 8 or height % 8 or width % 8:
-        raise InputError(f"expected height and width in multiples of 8 pixels, got {height} x {width}; round them")
-    if how.num_inference_steps < 1 or (stop_after is not None and stop_after < 1):
-        fewest = min(how.num_inference_steps, how.num_inference_steps if stop_after is None else stop_after)
-        raise InputError(f"expected at least 1 denoising step, got {fewest}; ask for 1 or more")
-
-
-def _with_scheduler(pipeline: StableDiffusionPipeline, name: str, n_steps: int) -> StableDiffusionPipeline:
-    """The same components under another scheduler; the given pipeline keeps its own.
-
-    Schedulers remember where they are, so even the model's own is built anew.
-    """
-    own = pipeline.scheduler
-    known = {k.__name__: k for k in (*own.compatibles, type(own)) if issubclass(k, SchedulerMixin)}
-    kind = type(own) if name == "model" else known.get(name)
-    if kind is None:
-        names = ", ".join(sorted(known))
-        raise InputError(f"expected model or a scheduler of {names}; got {name}{did_you_mean(name, ['model', *known])}")
-    scheduler = kind.from_config(own.config)
-    dated = {k: v for k, v in MODERN.items() if scheduler.config.get(k, v) != v}
-    if dated:
-        scheduler.register_to_config(**dated)
-    try:
-        scheduler.set_timesteps(n_steps)
-    except (ValueError, IndexError) as error:
-        raise InputError(
-            f"{kind.__name__} cannot draw in {n_steps} steps ({error}); ask for another number of steps"
-        ) from error
-    same = type(pipeline)(**{**pipeline.components, "scheduler": scheduler}, requires_safety_checker=False)
-    same.set_progress_bar_config(disable=True)
-    return same
 
 
 def _index(pipeline: StableDiffusionPipeline) -> dict[str, Any]:

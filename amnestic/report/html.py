@@ -14,7 +14,9 @@ from PIL import Image
 
 from amnestic.core.records import plain
 from amnestic.report import wording
+from amnestic.report.before_after import before_after
 from amnestic.report.figures import histogram_figure, ladder_figure, leak_figure
+from amnestic.report.inline import inline_svg
 from amnestic.report.page import Evidence, Page
 
 _UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -59,6 +61,9 @@ class Picture(NamedTuple):
     small: bool
 
 
+Shown = tuple[float, bytes]
+
+
 class ResultRow(NamedTuple):
     """One line of the table of results; every value is ready to be shown."""
 
@@ -82,16 +87,31 @@ def render(page: Page) -> str:
         HTML in UTF-8 without scripts and without addresses to fetch from. Characters that no file can hold, or
         that would turn the text of a prompt around, are shown by their code.
     """
-    folder = files("amnestic.report")
-    names = ("template.html.j2", "results.html.j2", "evidence.html.j2")
+    parts = ("before_after.html.j2", "results.html.j2", "evidence.html.j2")
+    return fill("template.html.j2", _context(page), parts)
+
+
+def fill(template: str, context: Mapping[str, Any], parts: Sequence[str] = ()) -> str:
+    """A page of this room from its template.
+
+    Args:
+        template: Name of the template's file.
+        context: What it shows; every text is escaped.
+        parts: Names of the templates that it includes.
+
+    Returns:
+        HTML as `render` describes it.
+    """
+    folder, names = files("amnestic.report"), (template, *parts)
     environment = Environment(
         loader=DictLoader({name: folder.joinpath(name).read_text("utf-8") for name in names}),
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"number": wording.number, "percent": wording.percent, "interval": wording.interval}
     environment.filters |= {"named": wording.named, "rate_of": wording.rate_of, "picture": picture, "rows": rows}
+    environment.filters |= {"by_seed": by_seed}
     style = Markup(folder.joinpath("style.css").read_text("utf-8"))  # noqa: S704 - a file of this package
-    text = environment.get_template("template.html.j2").render(style=style, **_context(page))
+    text = environment.get_template(template).render(style=style, **context)
     return _UNSEEN.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
 
 
@@ -127,6 +147,21 @@ def rows(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
         yield from rows(inner, name)
 
 
+def by_seed(evidence: Evidence) -> list[tuple[int, Shown | None, Shown | None]]:
+    """Seed, and what was drawn from it before and after an edit; the seeds with the highest scores first.
+
+    Args:
+        evidence: With `before`.
+
+    Returns:
+        One entry per seed of either side, with `None` where it is missing.
+    """
+    sides = evidence.before, evidence.generations
+    before, after = ({seed: (score, png) for seed, score, png in side} for side in sides)
+    pairs = [(seed, before.get(seed), after.get(seed)) for seed in sorted({*before, *after})]
+    return sorted(pairs, key=lambda pair: -max((s[0] for s in pair[1:] if s and s[0] == s[0]), default=-2.0))
+
+
 def _text(value: object, empty: str = "not given") -> str:
     if value is None or value == "":
         return empty
@@ -143,8 +178,10 @@ def _context(page: Page) -> dict[str, Any]:
     evidence = sorted(page.evidence, key=_by_score)
     threshold = _threshold(summary.get("threshold"))
     rates = {"works": wording.rate_of(summary)} | {k: wording.rate_of(v) for k, v in controls.items()}
+    edited = before_after(summary.get("before_after"))
     figures = {
         "leak": leak_figure(rates),
+        "before_after": edited.figure if edited else "",
         "ladder": ladder_figure(summary.get("ladder") or (), threshold=threshold),
         "histogram": histogram_figure(page.scores, threshold),
     }
@@ -156,6 +193,8 @@ def _context(page: Page) -> dict[str, Any]:
         "tested": [(part, list(rows(summary.get(part)))) for part in ("model", "protocol", "descriptor", "threshold")],
         "results": _results(summary),
         "controls": [_result_row(name, entry) for name, entry in controls.items()],
+        "edited": edited,
+        "drawings": list(_drawings(page.figures)),
         "figures": {name: Markup(svg) for name, svg in figures.items()},  # noqa: S704 - made and escaped by matplotlib
         "similarity": [_similarity(name, value) for name, value in (summary.get("similarity") or {}).items()],
         "problems": list(_reference_rows(summary.get("references") or {})),
@@ -168,6 +207,13 @@ def _context(page: Page) -> dict[str, Any]:
         "timings": list(rows(summary.get("timings") or {})),
         "provenance": list(rows(page.provenance)),
     }
+
+
+def _drawings(figures: Mapping[str, str]) -> Iterator[tuple[str, Markup | None]]:
+    """Caption and drawing; what was not measured has no drawing, and `None` stands for what is none."""
+    for i, (caption, svg) in enumerate(figures.items()):
+        if svg:
+            yield caption, inline_svg(svg, prefix=f"drawing-{i}-")
 
 
 def _by_score(evidence: Evidence) -> tuple[bool, float, str]:

@@ -20,6 +20,8 @@ class Evidence:
         replicated: Whether the best score is above the threshold of the run.
         pixel: Pixel measures of the best image: ``ssim``, ``tiled_l2`` and for templates
             ``error_outside_mask`` and ``error_inside_mask``.
+        before: The same for the model before an edit, with the same seeds; empty without one. A seed that is missing
+            on one side stays empty there.
     """
 
     work: str
@@ -31,6 +33,7 @@ class Evidence:
     best_score: float | None
     replicated: bool
     pixel: Mapping[str, float | None] = field(default_factory=dict)
+    before: tuple[tuple[int, float, bytes], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,22 @@ class Page:
 
     A rate is a mapping with the fields of `amnestic.core.records.Rate`. Whatever is ``None``, absent or
     not finite is shown as "not measured", never as zero.
+
+    For an edited model, ``summary["before_after"]`` is a mapping:
+
+    - ``before``, ``after``: ``{model, digest, run}``, the run being the name of its folder;
+    - ``edit``: ``None``, or ``{method, parameters, located_by, located_parameters, weights, share, selected, sites}``:
+      how many weights were changed, which share of all weights of the U-Net that is, how many works were used to
+      locate them, and a list of ``{name, stage, kind, chosen, size}`` with the stage ``down``, ``mid`` or ``up``;
+    - ``rates``: list of ``{group, works, before, after, mcnemar}``, two rates over the same works and the fields of
+      `amnestic.measures.paired.McNemar`; the group ``all works`` is the one that is put into words;
+    - ``changes``: list of ``{name, group, unit, direction, before, after, change}`` with two means and the fields of
+      `amnestic.measures.paired.PairedChange`; the direction is ``lower is better``, ``higher is better`` or empty;
+      the change is relative when its method begins with "relative"; what gets lost on groups whose name begins with
+      ``base`` or ``held`` is the cost of the edit;
+    - ``distances``: list of ``{name, unit, before, after, change}``, the same without one-sided bounds; lower is
+      nearer;
+    - ``not_measured``: list of name and reason.
 
     Attributes:
         title: Heading of the page.
@@ -57,7 +76,8 @@ class Page:
             - ``references``: ``counts``, status -> count; beside it any key with reason -> count, id -> reason,
               or a list of ``{id, status, reason}``;
             - ``verdict``: ``pass``, ``fail``, ``inconclusive``, ``none`` or a sentence; ``limit``: a share;
-            - ``timings``: stage -> seconds.
+            - ``timings``: stage -> seconds;
+            - ``before_after``: only for an edited model, as above.
         evidence: Works with their images, in any order.
         unshown: How many prompts above and how many below the threshold are left out of `evidence`.
         scores: Group such as ``works`` or ``held-out`` -> similarities, for the histograms.
@@ -65,6 +85,8 @@ class Page:
         flags: Validity warnings: raised if, meaning, remedy.
         reproduce: Command lines that repeat the run.
         provenance: Versions, machine and time.
+        figures: Caption -> one ``<svg>`` element made by a figure function of this room, each under another name;
+            shown with the comparison before and after an edit. Anything else is left out and said to be.
     """
 
     title: str
@@ -76,3 +98,4 @@ class Page:
     flags: tuple[tuple[str, str, str], ...] = ()
     reproduce: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    figures: Mapping[str, str] = field(default_factory=dict)

@@ -58,6 +58,66 @@ def percent(share: float | None) -> str:
     return f"{text}\u00a0%"
 
 
+def scaled(value: float | None, *, signed: bool = False) -> str:
+    """A number of any size with three digits that mean something, or "not measured".
+
+    Args:
+        value: Any number, or `None`.
+        signed: Whether to write the sign of a rise too; for changes.
+
+    Returns:
+        Text with a true minus sign; `None`, NaN and infinity are "not measured".
+
+    Example:
+        >>> scaled(0.87654), scaled(0.000451), scaled(0.25, signed=True), scaled(None)
+        ('0.877', '0.000451', '+0.250', 'not measured')
+    """
+    if value is None or not math.isfinite(value):
+        return NOT_MEASURED
+    size = abs(value)
+    if 0 < size < 1e-6:
+        text = f"{size:.3g}"
+    else:
+        text = f"{size:.{2 - math.floor(math.log10(size)) if 0 < size < 0.0995 else 3}f}"
+    return _sign(value, signed=signed) + text
+
+
+def signed_percent(share: float | None) -> str:
+    """A relative change as a percentage with its sign; what is not nothing is never rounded to nothing.
+
+    Args:
+        share: Change over what it was before, at least -1 for what cannot become negative; or `None`.
+
+    Returns:
+        Text with a no-break space before the sign of per cent; `None`, NaN and infinity are "not measured".
+
+    Example:
+        >>> [signed_percent(s).replace(chr(160), " ") for s in (0.031, 0.0, 0.00001, None)]
+        ['+3.1 %', '0 %', '< +0.01 %', 'not measured']
+    """
+    if share is None or not math.isfinite(share):
+        return NOT_MEASURED
+    sign, text = _sign(share, signed=True), percent(abs(share))
+    if text[0] not in "<>":
+        return sign + text
+    if share < -0.5:
+        return f">\u00a0{sign}100\u00a0%"
+    above = share < 0 or share > 0.5
+    return f"{'>' if above else '<'}\u00a0{sign}{text[2:]}"
+
+
+def p_value(value: float | None) -> str:
+    """A probability of a test: the number, or that it is below 0.001.
+
+    Example:
+        >>> p_value(0.03125), p_value(1.0), p_value(None)
+        ('0.0312', '1', 'not measured')
+    """
+    if value is None or not math.isfinite(value):
+        return NOT_MEASURED
+    return "<\u00a00.001" if value < 0.001 else f"{value:.3g}"
+
+
 def interval(facts: Facts | None, *, as_share: bool = True) -> str:
     """The two ends of an interval.
 
@@ -142,6 +202,10 @@ def verdict(summary: Facts) -> list[str]:
         was = "was" if replicated == 1 else "were"
         sentences = [f"{replicated} of {total} tested works {was} replicated.", meaning, _spread(rate)]
     return [*sentences, *_controls(summary.get("controls") or {}, rate, replicated), NOT_A_FINDING]
+
+
+def _sign(value: float, *, signed: bool) -> str:
+    return "\u2212" if value < 0 else "+" if signed and value > 0 else ""
 
 
 def _measured(rate: Facts | None) -> bool:

@@ -1,20 +1,24 @@
 """The replication audit: generate, embed, score, report."""
 
 import time
+from functools import partial
 from typing import Any
 
 import torch
 
+from amnestic.audit.before_after import side_of
 from amnestic.audit.request import AuditRequest
+from amnestic.core.records import plain
 from amnestic.core.store import Run, write_json
 from amnestic.model.target import PipelineTarget
 from amnestic.parallel import team
+from amnestic.stages.before_after import before_after, earlier_audit, require_comparable
 from amnestic.stages.embedding import embed_stage
 from amnestic.stages.generating import generate_stage, write_samples
 from amnestic.stages.images import images_of
 from amnestic.stages.inputs import Inputs, Progress, generation_settings, read_inputs, silent, usable_with
 from amnestic.stages.judges import Judges, load_judges
-from amnestic.stages.scoring import report_stage, score_stage
+from amnestic.stages.scoring import Before, report_stage, score_stage
 
 
 def audit(request: AuditRequest, *, progress: Progress = silent) -> dict[str, Any] | None:
@@ -54,9 +58,18 @@ def audit(request: AuditRequest, *, progress: Progress = silent) -> dict[str, An
     images = images_of(run, target)
     sscd, clip, alignment = embed_stage(run, request, inputs, judges, images, progress)
     summary = score_stage(run, request, inputs, target.ident, images, sscd, clip, alignment)
+    earlier = None
+    if request.before is not None:
+        opened = partial(earlier_audit, run=run, request=request, inputs=inputs, judges=judges, target=target,
+                         progress=progress)  # fmt: skip
+        earlier, twin = opened(request.before), opened(request.twin) if request.twin is not None else None
+        summary["before_after"] = before_after(request, judges, sscd, clip, earlier, run, twin)
     summary["timings"] = {"generate_s": round(generated_s, 1), "total_s": round(time.monotonic() - started, 1)}
     write_json(run.folder / "summary.json", summary)
-    report_stage(run, request, inputs, images, sscd, clip, summary)
+    before = None
+    if earlier is not None:
+        before = Before(images=earlier.images, paired=side_of(sscd.embedded, earlier.sscd, None).paired)
+    report_stage(run, request, inputs, images, sscd, clip, summary, before=before)
     run.event("done", verdict=summary["verdict"])
     return summary
 
@@ -67,6 +80,8 @@ def _begin(
     """What only the main process needs, and the run folder once nothing stands in the way."""
     judges = load_judges(request, target, device)
     usable = usable_with(judges.sscd, inputs)
-    run = Run.start(request.out, generation_settings(request, inputs, target.ident))
+    settings = generation_settings(request, inputs, target.ident)
+    require_comparable(request, plain(settings))
+    run = Run.start(request.out, settings)
     run.event("start", stage="generate")
     return judges, usable

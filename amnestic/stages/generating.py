@@ -70,7 +70,8 @@ def write_samples(run: Run, request: AuditRequest, inputs: Inputs) -> None:
             rows.append(
                 {
                     "prompt_id": prompt.id, "seed": seed, "prompt": prompt.prompt, "label": prompt.label,
-                    "rung": prompt.rung, "image": file.relative_to(run.folder).as_posix(),
+                    "rung": prompt.rung, "original": inputs.original_of(prompt),
+                    "image": file.relative_to(run.folder).as_posix(),
                     "sha256": sha256(file.read_bytes()).hexdigest(),
                 }
             )  # fmt: skip

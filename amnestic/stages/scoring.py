@@ -1,6 +1,7 @@
 """Turns similarities into rates with intervals, and rates into a report."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from amnestic.core.seeds import seed_for
 from amnestic.core.store import Record, Run, write_atomically, write_json
 from amnestic.report.html import render
 from amnestic.report.page import Evidence, Page
+from amnestic.report.subspace_figures import step_heatmap_figure
 from amnestic.sources.masks import open_mask
 from amnestic.sources.prompts import prompts_digest
 from amnestic.stages.images import Images
@@ -24,6 +26,19 @@ from amnestic.stages.inputs import Inputs
 
 MOST_CARDS, MOST_MISSES = 200, 3
 """How many prompts a report shows in pictures, and how many images of one that stayed below the threshold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Before:
+    """Images of the model before an edit, for the same prompts and seeds.
+
+    Attributes:
+        images: Opens them.
+        paired: Their similarity with the prompt's own original, ``(P, S)``; NaN without one.
+    """
+
+    images: Images
+    paired: Tensor
 
 
 def score_stage(
@@ -60,10 +75,10 @@ def _pixels(images: Images, inputs: Inputs, prompt: Prompt, seed: int) -> dict[s
 
 def report_stage(
     run: Run, request: AuditRequest, inputs: Inputs, images: Images, sscd: Judged, clip: Judged | None,
-    summary: dict[str, Any],
+    summary: dict[str, Any], *, before: Before | None = None,
 ) -> Path:  # fmt: skip
     """`report.html`: one file that explains itself."""
-    evidence, unshown = evidence_of(run, inputs, images, sscd)
+    evidence, unshown = evidence_of(run, inputs, images, sscd, before)
     page = Page(
         title=f"Replication audit of {summary['model']['name']}",
         summary=summary,
@@ -72,6 +87,7 @@ def report_stage(
         scores=null_and_groups(sscd),
         not_measured=tuple(not_measured(sscd, clip, summary["references"])),
         flags=tuple(flags_of(sscd, summary)),
+        figures=_figures(summary),
         reproduce=(request.command(),),
         provenance=run.manifest()["provenance"],
     )
@@ -80,17 +96,21 @@ def report_stage(
     return path
 
 
-def evidence_of(run: Run, inputs: Inputs, images: Images, sscd: Judged) -> tuple[tuple[Evidence, ...], tuple[int, int]]:
+def evidence_of(
+    run: Run, inputs: Inputs, images: Images, sscd: Judged, before: Before | None = None
+) -> tuple[tuple[Evidence, ...], tuple[int, int]]:
     """Originals beside what the model made of their captions, the highest scores first.
 
-    A report must stay a file that opens, so at most `MOST_CARDS` are shown; beside them the number of prompts above
-    and below the threshold that are left out.
+    Of an edited model the highest of before and after. A report must stay a file that opens, so at most `MOST_CARDS`
+    are shown; beside them the number of prompts above and below the threshold that are left out.
     """
     matches = {(r["prompt_id"], r["seed"]): r for r in run.read_table("matches")}
     by_id = {r.id: r for r in inputs.references.usable()}
     value = sscd.threshold.value if sscd.threshold else float("inf")
     best = sscd.similarities.paired.amax(1).tolist()
-    rows = sorted((p for p, row in enumerate(sscd.embedded.original) if row >= 0), key=lambda p: -best[p])
+    once = before.paired.amax(1).tolist() if before else best
+    rows = [p for p, row in enumerate(sscd.embedded.original) if row >= 0]
+    rows.sort(key=lambda p: -max(best[p], once[p]))
     found = []
     for p in rows[:MOST_CARDS]:
         prompt, scores, replicated = inputs.prompts[p], sscd.similarities.paired[p].tolist(), best[p] > value
@@ -105,9 +125,30 @@ def evidence_of(run: Run, inputs: Inputs, images: Images, sscd: Judged) -> tuple
                     (seed, scores[s], thumbnail(images(Unit(prompt.id, seed))))
                     for s, seed in enumerate(sscd.embedded.seeds) if s in shown
                 ),
+                before=_drawn_before(before, p, prompt.id, sorted(shown), sscd),
                 best_score=best[p], replicated=replicated,
                 pixel={name: pixel[name] for name in NO_PIXELS if pixel[name] is not None},
             )
         )  # fmt: skip
     hidden = [best[p] > value for p in rows[MOST_CARDS:]]
     return tuple(found), (sum(hidden), len(hidden) - sum(hidden))
+
+
+def _drawn_before(
+    before: Before | None, row: int, prompt_id: str, columns: list[int], sscd: Judged
+) -> tuple[tuple[int, float, bytes], ...]:
+    if before is None:
+        return ()
+    seeds = sscd.embedded.seeds
+    return tuple(
+        (seeds[s], float(before.paired[row, s]), thumbnail(before.images(Unit(prompt_id, seeds[s])))) for s in columns
+    )  # fmt: skip
+
+
+def _figures(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Where and when an edit's weights were chosen, if its localizer says so."""
+    steps = ((summary.get("before_after") or {}).get("edit") or {}).get("steps")
+    if not steps:
+        return {}
+    caption = "Share of the weights of each layer that each denoising step chose; the edit unites them."
+    return {caption: step_heatmap_figure(steps["sites"], steps["stages"], steps["shares"])}

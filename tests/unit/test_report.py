@@ -3,139 +3,21 @@
 import io
 import math
 import re
-import struct
 import warnings
-import zlib
-from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pages import HOSTILE, LADDER, NONE_SEEN, SOME_SEEN, UNKNOWN, Reader, evidence, page, png, summary, words
 from PIL import Image
 
 from amnestic.core.records import Rate, plain
 from amnestic.report import wording
 from amnestic.report.figures import histogram_figure, ladder_figure, leak_figure
 from amnestic.report.html import picture, render
-from amnestic.report.page import Evidence, Page
-
-HOSTILE = "<script>alert(1)</script>\"'>"
-VOID = {"meta", "img", "br", "hr", "link", "input"}
-NONE_SEEN = {"estimate": 0.0, "lower": 0.0, "upper": 0.116, "upper_one_sided": 0.095, "n": 30, "method": "exact"}
-SOME_SEEN = {"estimate": 0.3, "lower": 0.147, "upper": 0.494, "upper_one_sided": 0.465, "n": 30, "method": "exact"}
-UNKNOWN = {"estimate": None, "lower": None, "upper": None, "upper_one_sided": None, "n": 0, "method": "exact"}
-LADDER = [
-    {
-        "rung": r,
-        "works": 5,
-        "mean_score": 0.2 + 0.1 * r,
-        "lower": 0.1 + 0.1 * r,
-        "upper": 0.3 + 0.1 * r,
-        "leak_rate": rate,
-    }
-    for r, rate in enumerate([NONE_SEEN, 0.2, None, SOME_SEEN])
-]
-
-
-def png(side=4, grey=128):
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    lines = b"".join(b"\0" + bytes([grey] * side) for _ in range(side))
-    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
-
-
-def evidence(work="w-1", **changes):
-    content = {
-        "label": "VM",
-        "rung": 3,
-        "prompt": "The Garden of Veltho",
-        "reference": png(),
-        "best_score": 0.91,
-        "generations": ((0, 0.4, png()), (1, 0.91, png(8))),
-        "replicated": True,
-        "pixel": {"ssim": 0.7, "tiled_l2": 0.1},
-    }
-    return Evidence(work=work, **{**content, **changes})
-
-
-def summary(**changes):
-    content = {
-        "model": {"name": "testbed", "family": "sd1", "revision": ""},
-        "protocol": {"n_seeds": 8, "sampling": {"guidance_scale": 7.5, "height": None}},
-        "descriptor": {"name": "sscd-mini", "preprocessing": "native", "why": "small and calibrated"},
-        "threshold": {"value": 0.62, "provenance": "calibrated on null pairs", "n_null": 5000},
-        "works": {"total": 30, "replicated": 9},
-        "leak_rate": SOME_SEEN,
-        "controls": {"held-out": {"works": 30, "leak_rate": NONE_SEEN, "images": NONE_SEEN, "max_score": 0.41}},
-        "by_label": {"VM": {"works": 18, "replicated": 6, "leak_rate": SOME_SEEN}},
-        "ladder": LADDER,
-        "similarity": {
-            "SSCD_Orig": {"median": 0.412, "mad": 0.14, "n": 30, "unit": "prompts"},
-            "SSCD_Gen": "not measured",
-        },
-        "references": {
-            "usable": 30,
-            "missing": {"file not found": 2},
-            "unreadable": [{"id": "w-9", "reason": "no image"}],
-        },
-        "timings": {"generate": 12.5},
-    }
-    return {**content, **changes}
-
-
-def page(**changes):
-    content = {
-        "title": "Audit of testbed",
-        "summary": summary(),
-        "evidence": (evidence(),),
-        "scores": {"works": [0.2, 0.9], "held-out": [0.1, 0.15, math.nan], "null pairs": []},
-        "not_measured": (("FID", "too few images"),),
-        "flags": (("few works", "wide interval", "add works"),),
-        "reproduce": ("amnestic audit model --prompts p.csv",),
-        "provenance": {"packages": {"torch": "2.9.1"}},
-    }
-    return Page(**{**content, **changes})
-
-
-class Reader(HTMLParser):
-    """Collects tags with attributes and complains about anything unbalanced."""
-
-    def __init__(self, text):
-        super().__init__(convert_charrefs=True)
-        self.tags, self.open, self.text = [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if not {"style"} & set(self.open):
-            self.text.append(data)
-
-    def all(self, tag):
-        return [attrs for name, attrs in self.tags if name == tag]
-
-    @property
-    def words(self):
-        return " ".join(" ".join(self.text).split())
-
-
-def words(shown):
-    return Reader(render(shown)).words
+from amnestic.report.page import Page
 
 
 def hostile_page():

@@ -45,6 +45,7 @@ class GradientAttribution(Localizer):
     """
 
     kind: ClassVar[str] = "ffn"
+    needs_originals: ClassVar[bool] = True
     share: float = 0.05
     n_timesteps: int = 10
     n_noises: int = 1

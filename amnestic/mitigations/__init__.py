@@ -1,0 +1,1 @@
+"""What takes memorized images out of a model: methods that turn a finding into an edit."""

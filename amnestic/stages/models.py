@@ -1,0 +1,39 @@
+"""Loads the model that a run was made with, and makes sure that it is the same."""
+
+from pathlib import Path
+
+from amnestic.core.errors import InputError
+from amnestic.core.names import name_for_others
+from amnestic.core.store import Run
+from amnestic.model.target import PipelineTarget
+from amnestic.parallel import team
+
+
+def model_of(run: Run, *, model: str | None = None, device: str = "auto", allow_pickle: bool = False) -> PipelineTarget:
+    """The model of a run, weight for weight.
+
+    Args:
+        run: An audit.
+        model: Where it lies now, if not where the run found it.
+        device: Where to compute.
+        allow_pickle: Load weights that must be unpickled, which can run code.
+
+    Raises:
+        InputError: If another model lies there.
+    """
+    known = run.manifest()["settings"]["model"]
+    place = model or known["name"]
+    if model is None and not Path(place).exists() and (place.startswith((".", "/", "~"))):
+        raise InputError(f"{name_for_others(place)}, which {run.folder} audited, is gone; give its folder with --model")
+    moved = model is not None
+    target = PipelineTarget.load(
+        place, revision=None if moved else known["revision"] or None,
+        variant=None if moved else known["variant"] or None, dtype=known["dtype"],
+        device=team(device).device, allow_pickle=allow_pickle,
+    )  # fmt: skip
+    if target.ident.digest != known["digest"]:
+        raise InputError(
+            f"{run.folder} audited a model with digest {known['digest'][:12]}, {name_for_others(place)} has "
+            f"{target.ident.digest[:12]}; give the folder of the audited one with --model"
+        )
+    return target

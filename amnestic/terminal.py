@@ -1,0 +1,134 @@
+"""What a person sees on a terminal: progress, and tables of what was found."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from math import prod
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Progress with time left on a terminal, a line now and then elsewhere."""
+    if not errors.is_terminal:
+        yield _log_lines()
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total, completed=done)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield show
+
+
+def _log_lines() -> Callable[[str, int, int], None]:
+    shown: dict[str, int] = {}
+
+    def show(what: str, done: int, total: int) -> None:
+        tenth = 10 * done // max(1, total)
+        if shown.get(what) != tenth:
+            shown[what] = tenth
+            errors.print(f"{what}: {done} of {total}")
+
+    return show
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """Leak rate beside its controls, as a small table."""
+    table = Table(title=f"Replication under {summary['descriptor']['name']} > {summary['threshold']['value']:.3g}")
+    for column in ("prompts", "works", "leak rate", "95 % interval", "one-sided upper"):
+        table.add_column(column)
+
+    def add(name: str, found: dict[str, Any]) -> None:
+        if found["estimate"] is None:
+            table.add_row(name, "0", "not measured", "", "")
+            return
+        estimate, lower, upper, bound = (
+            "-" if found[key] is None else f"{found[key]:.1%}"
+            for key in ("estimate", "lower", "upper", "upper_one_sided")
+        )
+        table.add_row(name, str(found["n"]), estimate, f"{lower} to {upper}", bound)
+
+    add("works", summary["leak_rate"])
+    for step in summary["ladder"]:
+        mean = "-" if step["mean_score"] is None else f"{step['mean_score']:.2f}"
+        add(f"  rung {step['rung']} (mean {mean})", step["leak_rate"])
+    for name, found in summary["by_label"].items():
+        add(f"  label {name}", found["leak_rate"])
+    for name, found in summary["controls"].items():
+        add(f"control: {name}", found["leak_rate"])
+    out.print(table)
+    out.print(f"verdict: {summary['verdict']}")
+
+
+def print_contract(measured: dict[str, Any] | None) -> None:
+    """What a testbed promises beside what was measured."""
+    if not measured:
+        out.print("not measured yet; run: amnestic testbed verify DIR")
+        return
+    table = Table(title=f"contract, measured with {measured['descriptor']}")
+    for column in ("promise", "limit", "measured", "holds"):
+        table.add_column(column)
+    for row in measured["contract"]:
+        table.add_row(row["promise"], row["limit"], row["measured"], "yes" if row["holds"] else "NO")
+    out.print(table)
+
+
+def print_located(name: str, data: Mapping[str, Any]) -> None:
+    """How many units of every layer were found."""
+    counts = f"{len(data['works'])} works, {len(data['controls'])} controls"
+    out.print(f"{data['outcome']}: {counts}, {data['passes']} passes of the U-Net, {data['seconds']} s", markup=False)
+    if data["outcome"] == "found":
+        table = Table(title=f"{data['units']:,} units, {data['share']:.2%} of those searched")
+        for column in ("layer", "stage", "kind", "found", "of", "share"):
+            table.add_column(column)
+        for site in data["sites"]:
+            found, size = data["counts"][site["name"]], prod(site["shape"])
+            table.add_row(
+                site["name"], site["stage"], site["kind"], f"{found:,}", f"{size:,}", f"{found / size:.2%}"
+            )  # fmt: skip
+        out.print(table)
+    out.print(f"record: {name}", markup=False)
+
+
+def print_extraction(name: str, data: Mapping[str, Any]) -> None:
+    """What an extraction attack claimed, and what its claims are worth."""
+    table = Table(title=f"{data['claimed']} of {data['prompts']} prompts claimed, {data['seeds']} images each")
+    for column in ("", "share", "95 % interval", "n"):
+        table.add_column(column)
+    for what in ("recall", "precision"):
+        found = data[what]
+        if found["estimate"] is None:
+            table.add_row(what, "not measured", "", str(found["n"]))
+        else:
+            table.add_row(
+                what, f"{found['estimate']:.1%}", f"{found['lower']:.1%} to {found['upper']:.1%}", str(found["n"])
+            )
+    out.print(table)
+    out.print(f"{data['passes']:,} rows through the U-Net\nrecord: {name}", markup=False)
+
+
+def print_sharing(data: Mapping[str, Any]) -> None:
+    """How much the masks of disjoint sets overlap, layer by layer."""
+    table = Table(title="IoU of masks: memorized sets with each other, with controls, and by chance")
+    for column in ("layer", "memorized", "with controls", "random", "p (Holm)"):
+        table.add_column(column)
+    for row in data["layers"]:
+        shown = ("within_memorized", "with_controls", "random", "p_adjusted")
+        table.add_row(row["site"], *("-" if row[k] is None else f"{row[k]:.3f}" for k in shown))
+    out.print(table)
+    p_value = data["whole_test"]["p_value"]
+    out.print("p over all layers together: " + ("not measured" if p_value is None else f"{p_value:.4f}"))
+    for note in (data["convention"], *data["notes"]):
+        out.print(note, markup=False)
