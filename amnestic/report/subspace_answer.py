@@ -58,8 +58,8 @@ def _headline(whole: Facts, p: float | None) -> str:
         return f"Undecided: the test does not show that {claim}."
     if chance is None:
         return f"Yes, {claim}; what chance gives was {NOT_MEASURED}."
-    beside = "and than chance gives" if ours > chance else "but not than chance gives"
-    return f"Yes, {claim} {beside}."
+    beside = "and more than by chance" if ours > chance else "but not more than by chance"
+    return f"Yes, {claim}, {beside}."
 
 
 def _overlaps(whole: Facts) -> str:
@@ -93,7 +93,7 @@ def _layers(rows: Sequence[Facts]) -> str:
         return f"Layer by layer: {NOT_MEASURED}."
     found = sum(map(is_found, tested))
     left_out = len(rows) - len(tested)
-    rest = f"; {left_out} more {'was' if left_out == 1 else 'were'} {NOT_MEASURED}" if left_out else ""
+    rest = f"; in {left_out} more it was {NOT_MEASURED}" if left_out else ""
     many = "1 layer" if len(tested) == 1 else f"{len(tested)} layers"
     return f"Layer by layer, Holm-adjusted p is below {LEVEL} in {found} of {many}{rest}."
 

@@ -95,7 +95,7 @@ def _settings(data: Facts, made_by: Mapping[str, Any]) -> Iterator[tuple[str, st
     yield "Method", str(made_by.get("name") or "not given")
     yield from rows(mapping(made_by.get("parameters")))
     sizes = sorted({len(works) for _, works in _sets(data)})
-    each = f" of {' or '.join(map(str, sizes))} works" if sizes else ""
+    each = f", of {' or '.join(map(str, sizes))} works each" if sizes else ""
     yield "Memorized sets", _how_many(data.get("share_memorized"), each)
     yield "Control sets", _how_many(data.get("share_controls"), "")
     yield "Units searched", f"{shown(count(whole.get('n_units')))} in {len(layers_of(data))} layers"

@@ -7,8 +7,8 @@ import pytest
 import torch
 from pages import HOSTILE, Reader
 
-from amnestic.measures.intervals import rate
 from amnestic.core.records import plain
+from amnestic.measures.intervals import rate
 from amnestic.report.subspace_answer import answer
 from amnestic.report.subspace_page import render_subspace
 
@@ -17,6 +17,7 @@ SITES = [
     ("mid", "mid_block.attentions.0.transformer_blocks.0.ff.net.2"),
     ("up", "up_blocks.1.attentions.2.transformer_blocks.0.ff.net.2"),
 ]
+YES = "Yes, memorized sets overlap more with each other than with control sets"
 MADE_BY = {"name": "wanda-subspace", "parameters": {"r": 0.01, "what": "ffn"}}
 
 
@@ -81,7 +82,7 @@ def cells(html, caption):
 
 def hostile():
     steps = {"sites": [HOSTILE] * 3, "stages": [HOSTILE] * 3}
-    html = render_subspace(
+    return render_subspace(
         content(
             layers=[row(HOSTILE, HOSTILE), *layers()], convention=HOSTILE, notes=[HOSTILE], steps=steps,
             sets=[[HOSTILE, "\u202eevil"], [HOSTILE, ""]], transfer={"rates": None, "why": HOSTILE},
@@ -89,7 +90,6 @@ def hostile():
         tensors(),
         {"name": HOSTILE, "parameters": {HOSTILE: HOSTILE}},
     )  # fmt: skip
-    return html
 
 
 PAGES = {"full": page, "hostile": hostile, "empty": lambda: render_subspace({}, {}, {})}
@@ -129,11 +129,11 @@ def test_hostile_names_stay_text():
 
 def test_the_answer_is_yes_only_with_a_test_behind_it():
     text = words(page())
-    assert "Yes, memorized sets overlap more with each other than with control sets and than chance gives." in text
+    assert "Yes, memorized sets overlap more with each other than with control sets, and more than by chance." in text
     assert "0.412 for two memorized sets, 0.118 for a memorized and a control set, 0.127 for two control sets" in text
     assert "0.0101 for masks that choose as many units of every layer by chance" in text
     assert "difference +0.294, p = 0.004." in text
-    assert "Holm-adjusted p is below 0.05 in 1 of 2 layers; 1 more was not measured." in text
+    assert "Holm-adjusted p is below 0.05 in 1 of 2 layers; in 1 more it was not measured." in text
 
 
 @pytest.mark.parametrize(
@@ -144,8 +144,8 @@ def test_the_answer_is_yes_only_with_a_test_behind_it():
         ({}, {"p_value": None}, "Not measured: whether"),
         ({}, {"p_value": math.nan}, "Not measured: whether"),
         ({"with_controls": None}, {"p_value": 0.01}, "Not measured: whether"),
-        ({"random": 0.5}, {"p_value": 0.01}, "Yes, memorized sets overlap more with each other than with control sets but"),
-        ({"random": None}, {"p_value": 0.01}, "Yes, memorized sets overlap more with each other than with control sets;"),
+        ({"random": 0.5}, {"p_value": 0.01}, YES + ", but not more than by chance."),
+        ({"random": None}, {"p_value": 0.01}, YES + "; what chance gives was not measured."),
     ],
 )  # fmt: skip
 def test_other_answers(of_whole, test, headline):
@@ -175,7 +175,7 @@ def test_layers_are_listed_with_all_their_numbers():
     down = next(line for line in table if line[0].startswith("down 0.1"))
     assert "".join(down[0].split()[2:]) == SITES[0][1]
     assert down[1:] == [
-        "2 % controls 1.6 %", "0.412", "0.118", "0.127", "0.0101 with controls 0.00910", "25 %", "0.004", "0.012"
+        "2 % 1.6 %", "0.412", "0.118", "0.127", "0.0101 0.00910", "25 %", "0.004", "0.012"
     ]  # fmt: skip
     up = next(line for line in table if line[0].startswith("up 1.2"))
     assert up[-1] == "not measured"
@@ -226,7 +226,7 @@ def test_a_transfer_that_was_not_tried_says_why():
 def test_method_settings_notes_and_sets_are_shown():
     text = words(page())
     for expected in (
-        "Method wanda-subspace r 0.01 what ffn Memorized sets 2 of 2 works Control sets 2",
+        "Method wanda-subspace r 0.01 what ffn Memorized sets 2, of 2 works each Control sets 2",
         "Units searched 3,000 in 3 layers",
         "Labellings of the test over all layers 252, all there are",
         "Images per work and mask in the transfer matrix 2",
@@ -264,5 +264,5 @@ def test_nothing_measured_is_never_zero():
 def test_values_that_are_not_finite_are_not_measured():
     html = page(layers=layers(within_memorized=math.nan, share_memorized=math.nan, empty_share=None))
     whole = cells(html, "Overlap of masks in each layer")[-2]
-    assert (whole[1], whole[2], whole[6]) == ("not measured controls 1.6 %", "not measured", "not measured")
+    assert (whole[1], whole[2], whole[6]) == ("not measured 1.6 %", "not measured", "not measured")
     assert "nan" not in Reader(re.sub(r"<svg.*?</svg>", "", html, flags=re.DOTALL)).words.lower().split()
