@@ -23,8 +23,9 @@ from amnestic.stages import AnalyzeRequest, LocateRequest, PruneRequest
 from amnestic.testbed.bundled import Testbed, bundled, open_testbed
 
 T = TypeVar("T")
-CURVE = (0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5)
-BASE_PROMPTS, EXTRACTION_SEEDS, EXTRACTION_WORKS, EXTRACTION_BASE = 60, 16, 64, 16
+CURVE = (0.01, 0.03, 0.05, 0.07, 0.1, 0.2, 0.3, 0.4, 0.5)
+CONTRASTED = (0.03, 0.05, 0.1, 0.3)
+BASE_PROMPTS, EXTRACTION_SEEDS, EXTRACTION_WORKS, EXTRACTION_BASE = 40, 12, 48, 8
 TAU = 10  # of 20 steps: half of the trajectory, where 10 of 50 were published
 EXTRACTED = ("claimed", "prompts", "works", "recovered", "recall", "precision", "images", "passes", "seeds")
 SHARED = ("layers", "matrix", "whole_test", "share_memorized", "share_controls", "transfer", "growth", "rungs",
@@ -63,21 +64,23 @@ def wanda(r: float, *, note: str = "", **options: Any) -> Trial:  # noqa: ANN401
 def trials(*, full: bool) -> Iterator[Trial]:
     """All edits, the most telling first."""
     yield from map(wanda, CURVE)
-    for r in (0.1, 0.3, 0.5) if full else (0.3,):
-        yield Trial(name=f"random-units as {wanda(r).name}", method="random-units", like=wanda(r).name)
-    for layers in ("down+mid", "all"):
+    yield from (wanda(r, contrast="controls") for r in (CONTRASTED if full else (0.1,)))
+    for like in (wanda(0.1), wanda(0.3)) if full else (wanda(0.1),):
+        yield Trial(name=f"random-units as {like.name}", method="random-units", like=like.name)
+    for layers in ("all", "down+mid") if full else ("all",):
         yield Trial(name=f"nemo {layers}", method="nemo", options={"similarity": "ssim", "layers": layers})
     if not full:
         return
-    yield wanda(0.3, contrast="controls")
-    yield wanda(0.3, rows="conditional")
-    yield wanda(0.3, layers="down+mid")
+    yield wanda(0.1, rows="conditional")
+    yield wanda(0.1, tau=3)
+    yield wanda(0.1, layers="down+mid")
+    yield wanda(0.2, layers="down+mid")
     for i in (1, 2):
-        yield replace(wanda(0.3, note=f" of one prompt ({i})"), part=(i, 64))
+        yield replace(wanda(0.1, note=f" of one prompt ({i})"), part=(i, 64))
     yield Trial(name="value-zscore", method="value-zscore", options={"theta": 1.0})
-    yield Trial(name="activation-contrast", method="activation-contrast", options={"share": 0.3})
-    yield Trial(name="gradient-attribution", method="gradient-attribution", options={"share": 0.3})
-    yield replace(wanda(0.3, note=" concealed"), mitigation="conceal-units")
+    yield Trial(name="activation-contrast", method="activation-contrast", options={"share": 0.1})
+    yield Trial(name="gradient-attribution", method="gradient-attribution", options={"share": 0.1})
+    yield replace(wanda(0.1, note=" concealed"), mitigation="conceal-units")
 
 
 class Study:
@@ -122,14 +125,15 @@ class Study:
         for trial in trials(full=self.full):
             results["methods"][trial.name] = self.one(trial, located)
             write()
-        met = smallest_r(results["methods"])
+        met = {contrast: smallest_r(results["methods"], contrast) for contrast in ("empty", "controls")}
         results["smallest_r_within_bounds"] = met
         write()
-        if self.full:
-            shared = {"published r": self.subspace(0.01, 0), "r of the edit": self.subspace(met or 0.3, 2)}
-            results["subspace"] = shared
-            write()
-            results["extraction"] = self.extraction(met or CURVE[-1])
+        if not self.full:
+            return
+        results["subspace"] = {"published r": self.subspace(0.01, 0), "r = 0.1": self.subspace(0.1, 2)}
+        write()
+        for trial in (wanda(met["empty"] or 0.1), next(t for t in trials(full=True) if t.method == "nemo")):
+            results["methods"][trial.name]["extraction"] = self.extraction(trial)
             write()
 
     def locate(self, trial: Trial, before: Mapping[str, str]) -> Record:
@@ -173,9 +177,9 @@ class Study:
         content: dict[str, Any] = json.loads(done.read_text())
         return content
 
-    def extraction(self, r: float) -> dict[str, Any]:
+    def extraction(self, trial: Trial) -> dict[str, Any]:
         """The attack on the model before it is pruned, and after."""
-        trial, attack = wanda(r), CliqueExtraction(clique=4, distance=0.15)
+        attack = CliqueExtraction(clique=4, distance=0.15)
         request = replace(
             self.request, prompts=self._list("extraction", EXTRACTION_WORKS, EXTRACTION_BASE),
             n_seeds=EXTRACTION_SEEDS, clip=None, out=self.folder / "extraction-before",
@@ -184,7 +188,7 @@ class Study:
         record = self.locate(trial, {})
         after = replace(request, out=self.folder / f"extraction-after-{record.id.removeprefix('locate-')}")
         self.pruned(trial, record, after)
-        found: dict[str, Any] = {"edit": trial.name, "attack": "clique of 4 at tiled L2 <= 0.15"}
+        found: dict[str, Any] = {"attack": "clique of 4 at tiled L2 <= 0.15"}
         for name, run in (("before", request.out), ("after", after.out)):
             data = _there(stages.extract(run, attack)).data
             found[name] = {key: data[key] for key in EXTRACTED}
@@ -221,10 +225,11 @@ def summary_of(audit: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def smallest_r(methods: Mapping[str, Any]) -> float | None:
+def smallest_r(methods: Mapping[str, Any], contrast: str) -> float | None:
     """The smallest r that meets the bounds on the half it was located with and on base prompts."""
     for r in CURVE:
-        found = methods.get(wanda(r).name, {})
+        name = (wanda(r) if contrast == "empty" else wanda(r, contrast=contrast)).name
+        found = methods.get(name, {})
         if found.get("outcome") != "found":
             continue
         change = found["clip_alignment_change"]["change"]
