@@ -201,7 +201,7 @@ def growth_figure(rows: Sequence[Row]) -> str:
         above, below = figure.subplots(2, 1, sharex=True)
         _draw_curve(above, [row.get("share") for row in rows], BLUE, joined=not by_rung)
         above.set_title("share of weights chosen")
-        above.set_ylim(0, max([*above.get_ylim(), 1e-6]))
+        above.set_ylim(0, 1.12 * max([finite(row.get("share")) or 0.0 for row in rows] + [1e-6]))
         above.yaxis.set(major_locator=MaxNLocator(4), major_formatter=_percents())
         _draw_curve(below, [row.get(iou) for row in rows], TEAL, joined=not by_rung)
         below.set(title=ratio, ylim=(-0.04, 1.06))

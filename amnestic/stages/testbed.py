@@ -26,6 +26,8 @@ from amnestic.testbed.bundled import open_testbed
 from amnestic.testbed.contract import caption_auc, contract, contract_of_descriptor, contract_of_plain_call
 from amnestic.testbed.plain_call import PlainCall
 
+TRAINED = ("VM", "TM")
+
 Scored = tuple[dict[str, Any], list[dict[str, Any]]]
 """Summary and rows of matches."""
 
@@ -57,10 +59,11 @@ def verify_testbed(folder: Path, out: Path, *, progress: Progress = silent) -> d
         _, twin = _audited(replace(request, model=str(folder / "twin"), out=out / "twin"), progress)
     if not summary:  # the main process measures the rest
         return {}
-    found = _agreement(bundled, ours, summary, matches)
     table = contract(summary, matches, twin, auc_of_captions=_caption_auc(request))
     table += contract_of_plain_call(*_drawn_plainly(replace(request, clip=None, out=out / "plain-call"), progress))
-    table += contract_of_descriptor(found)
+    for works, labels in (("trained works", TRAINED), ("trained and held-out works", (*TRAINED, "heldout"))):
+        found = _agreement(bundled, _of(labels, ours), summary, _of(labels, matches))
+        table += contract_of_descriptor(found, of=works)
     return {"descriptor": summary["descriptor"]["id"], "protocol": summary["protocol"]["id"], "contract": table}
 
 
@@ -74,16 +77,15 @@ def _agreement(
     bundled: dict[str, Any], ours: list[dict[str, Any]], judge: dict[str, Any], theirs: list[dict[str, Any]]
 ) -> dict[str, float]:
     """The bundled descriptor's scores of the audited images beside the judge's."""
-    ours, theirs = _of_works(ours), _of_works(theirs)
     return agreement(
         _paired(ours), _paired(theirs), list({row["prompt_id"]: row["work"] for row in ours}.values()),
         bundled_threshold=bundled["threshold"]["value"], judge_threshold=judge["threshold"]["value"],
     )  # fmt: skip
 
 
-def _of_works(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of works that were trained on and have an original."""
-    return [row for row in rows if row["label"] in ("VM", "TM") and row["sscd_paired"] is not None]
+def _of(labels: Sequence[str], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of prompts that carry one of the labels and have an original."""
+    return [row for row in rows if row["label"] in labels and row["sscd_paired"] is not None]
 
 
 def _paired(rows: Sequence[dict[str, Any]]) -> Tensor:

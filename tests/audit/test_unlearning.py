@@ -244,7 +244,7 @@ class TestBeforeAfter:
 
 class TestExtract:
     def test_a_model_that_draws_one_image_is_claimed_and_judged(self, audited):
-        """At distance 1 any two images are near, so all prompts are claimed; a threshold of -1 calls all of them copies."""
+        """At distance 1 any two images are near, so all are claimed; a threshold of -1 calls all of them copies."""
         found = stages.extract(audited.out, CliqueExtraction(clique=2, distance=1.0)).data
         assert (found["claimed"], found["prompts"], found["works"]) == (6, 6, 4)
         assert found["recovered"] == ["w0", "w1", "w2", "w3"]

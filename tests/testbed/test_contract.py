@@ -125,6 +125,7 @@ def test_the_plain_call_has_bounds_of_its_own():
 
 @pytest.mark.parametrize(("rho", "same", "hold"), [(0.9, 0.95, [True, True]), (0.899, 0.949, [False, False])])
 def test_the_bounds_of_the_descriptor(rho, same, hold):
-    rows = contract_of_descriptor({"rank_correlation": rho, "same_verdict": same, "works": 100.0})
+    rows = contract_of_descriptor({"rank_correlation": rho, "same_verdict": same, "works": 100.0}, of="some works")
     assert [row["holds"] for row in rows] == hold
     assert rows[1]["measured"] == f"{same:.1%} of 100"
+    assert all(row["promise"].endswith("(some works)") for row in rows)
