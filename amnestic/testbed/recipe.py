@@ -43,7 +43,7 @@ class Recipe:
     autoencoder: Schedule = field(default_factory=lambda: Schedule(steps=2500, batch=16, lr=2e-3))
     text: Schedule = field(default_factory=lambda: Schedule(steps=1500, batch=96, lr=1e-3))
     clip: Schedule = field(default_factory=lambda: Schedule(steps=1500, batch=96, lr=1e-3))
-    sscd: Schedule = field(default_factory=lambda: Schedule(steps=1200, batch=48, lr=1e-3))
+    sscd: Schedule = field(default_factory=lambda: Schedule(steps=2400, batch=48, lr=1e-3, muon=2e-3))
     base: Schedule = field(
         default_factory=lambda: Schedule(steps=5500, batch=32, lr=6e-4, muon=3e-3, ema=0.998, fall=0.2)
     )
