@@ -24,7 +24,7 @@ from amnestic.testbed.bundled import Testbed, bundled, open_testbed
 
 T = TypeVar("T")
 CURVE = (0.01, 0.03, 0.05, 0.07, 0.1, 0.2, 0.3, 0.4, 0.5)
-SHORT_CURVE, CONTRASTED = (0.03, 0.05, 0.07, 0.1, 0.3), (0.05, 0.1)
+SHORT_CURVE, CONTRASTED = (0.05, 0.1, 0.3), (0.05, 0.1)
 BASE_PROMPTS, EXTRACTION_SEEDS, EXTRACTION_WORKS, EXTRACTION_BASE = 40, 12, 48, 8
 TAU = 10  # of 20 steps: half of the trajectory, where 10 of 50 were published
 EXTRACTED = ("claimed", "prompts", "works", "recovered", "recall", "precision", "images", "passes", "seeds")
@@ -64,7 +64,7 @@ def wanda(r: float, *, note: str = "", **options: Any) -> Trial:  # noqa: ANN401
 def trials(*, full: bool) -> Iterator[Trial]:
     """All edits, the most telling first."""
     yield from map(wanda, CURVE if full else SHORT_CURVE)
-    yield from (wanda(r, contrast="controls") for r in (CONTRASTED if full else (0.1,)))
+    yield from (wanda(r, contrast="controls") for r in (CONTRASTED if full else ()))
     for like in (wanda(0.1), wanda(0.3)) if full else (wanda(0.1),):
         yield Trial(name=f"random-units as {like.name}", method="random-units", like=like.name)
     for layers in ("all", "down+mid") if full else ("all",):
@@ -74,8 +74,7 @@ def trials(*, full: bool) -> Iterator[Trial]:
     yield wanda(0.1, rows="conditional")
     yield wanda(0.1, tau=3)
     yield wanda(0.1, layers="down+mid")
-    for i in (1, 2):
-        yield replace(wanda(0.1, note=f" of one prompt ({i})"), part=(i, 64))
+    yield replace(wanda(0.1, note=" of one prompt"), part=(1, 64))
     yield Trial(name="value-zscore", method="value-zscore", options={"theta": 1.0})
     yield Trial(name="activation-contrast", method="activation-contrast", options={"share": 0.1})
     yield Trial(name="gradient-attribution", method="gradient-attribution", options={"share": 0.1})
@@ -127,8 +126,10 @@ class Study:
         met = {contrast: smallest_r(results["methods"], contrast) for contrast in ("empty", "controls")}
         results["smallest_r_within_bounds"] = met
         write()
-        if not self.full:
-            return
+
+    def look_closer(self, results: dict[str, Any], write: Callable[[], None]) -> None:
+        """Is the subspace shared, and does an extraction attack still find what was pruned?"""
+        met = results["smallest_r_within_bounds"]
         results["subspace"] = {"published r": self.subspace(0.01, 0), "r = 0.1": self.subspace(0.1, 2)}
         write()
         for trial in (wanda(met["empty"] or 0.1), next(t for t in trials(full=True) if t.method == "nemo")):
@@ -275,11 +276,18 @@ def main() -> None:
     given = parser.parse_args()
     results: dict[str, Any] = json.loads(given.out.read_text()) if given.out.exists() else {}
     started = time.monotonic()
+
+    def write() -> None:
+        write_json(given.out, results)
+
+    studies = {}
     for i, testbed in enumerate([bundled(), *map(open_testbed, given.testbed)]):
         name = f"seed {testbed.manifest['seed']}"
         results[name] = {}
-        study = Study(testbed, given.runs / name.replace(" ", "-"), full=i == 0)
-        study.measure(results[name], lambda: write_json(given.out, results))
+        studies[name] = Study(testbed, given.runs / name.replace(" ", "-"), full=i == 0)
+        studies[name].measure(results[name], write)
+    first = next(iter(studies))
+    studies[first].look_closer(results[first], write)
     print(f"{given.out} after {time.monotonic() - started:.0f} s")
 
 

@@ -3,8 +3,14 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
+
+from amnestic import stages
+from amnestic.core.edit_file import read_header
+from amnestic.core.store import Run
+from amnestic.model.target import PipelineTarget
 
 
 @pytest.mark.dist
@@ -50,3 +56,21 @@ def test_a_mistake_of_the_main_process_ends_all(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert [(tmp_path / name).read_text() for name in ("0", "1")] == ["no such mask"] * 2
+
+
+@pytest.mark.dist
+def test_two_processes_locate_and_prune_once(request_of, tmp_path):
+    stages.audit(replace(request_of, threshold=-1.0))
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for port, arguments in (
+        (29621, ["locate", request_of.out, "-o", "r=0.2"]),
+        (29623, ["prune", request_of.out, "--out", tmp_path / "pruned"]),
+    ):
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port, "-m",
+                   "amnestic", *arguments, "--device", "cpu"]  # fmt: skip
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 0, done.stderr
+    assert len(Run.open(request_of.out).records("locate")) == 1
+    assert len(list((request_of.out / "edits").iterdir())) == 1
+    assert PipelineTarget.load(tmp_path / "pruned").ident.digest == read_header(tmp_path / "pruned")["result"]
+    assert not list(tmp_path.glob(".pruned*"))
