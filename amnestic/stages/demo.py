@@ -17,7 +17,7 @@ from amnestic.stages.pruning import PruneRequest, prune
 from amnestic.testbed.bundled import Testbed
 
 R, TAU = 0.1, 10
-"""Settings of wanda-subspace under which most works of the testbed go, at a price; see ``docs/results/pruning.json``."""
+"""Settings of wanda-subspace under which most works go, at a price that ``docs/results/pruning.json`` tells."""
 
 
 def demo_request(testbed: Testbed, out: Path, *, quick: bool = False, shortcut: Sequence[str] = ()) -> AuditRequest:
