@@ -61,20 +61,25 @@ def wanda(r: float, *, note: str = "", **options: Any) -> Trial:  # noqa: ANN401
     )
 
 
+NEMO = Trial(name="nemo down+mid", method="nemo", options={"similarity": "ssim", "layers": "down+mid"})
+
+
 def trials(*, full: bool) -> Iterator[Trial]:
     """All edits, the most telling first."""
     yield from map(wanda, CURVE if full else SHORT_CURVE)
     yield from (wanda(r, contrast="controls") for r in (CONTRASTED if full else ()))
     for like in (wanda(0.1), wanda(0.3)) if full else (wanda(0.1),):
         yield Trial(name=f"random-units as {like.name}", method="random-units", like=like.name)
-    for layers in ("all", "down+mid") if full else ("all",):
-        yield Trial(name=f"nemo {layers}", method="nemo", options={"similarity": "ssim", "layers": layers})
+    yield NEMO
     if not full:
         return
+    yield replace(NEMO, name="nemo all", options=NEMO.options | {"layers": "all"})
     yield wanda(0.1, rows="conditional")
     yield wanda(0.1, tau=3)
     yield wanda(0.1, layers="down+mid")
     yield replace(wanda(0.1, note=" of one prompt"), part=(1, 64))
+    for method in (wanda(0.1), NEMO):
+        yield replace(method, name=f"{method.name} of 4 works", part=(1, 16))
     yield Trial(name="value-zscore", method="value-zscore", options={"theta": 1.0})
     yield Trial(name="activation-contrast", method="activation-contrast", options={"share": 0.1})
     yield Trial(name="gradient-attribution", method="gradient-attribution", options={"share": 0.1})
@@ -132,7 +137,7 @@ class Study:
         met = results["smallest_r_within_bounds"]
         results["subspace"] = {"published r": self.subspace(0.01, 0), "r = 0.1": self.subspace(0.1, 2)}
         write()
-        for trial in (wanda(met["empty"] or 0.1), next(t for t in trials(full=True) if t.method == "nemo")):
+        for trial in (wanda(met["empty"] or 0.1), NEMO):
             results["methods"][trial.name]["extraction"] = self.extraction(trial)
             write()
 
@@ -219,7 +224,7 @@ def summary_of(audit: Mapping[str, Any]) -> dict[str, Any]:
         "clip_alignment_of_neighbours": changes.get(("CLIP alignment", near)),
         "sscd_orig": changes["SSCD_Orig (max over seeds)", "works"],
         "sscd_gen_base": changes["SSCD_Gen (1 before)", "base prompts"],
-        "likeness_to_twin": changes["likeness to the model that never saw the works", "works used to locate"],
+        "likeness_to_twin": changes.get(("likeness to the model that never saw the works", "works used to locate")),
         "kid_change": distances["KID (CLIP features)"], "clip_mmd_change": distances["CLIP-MMD"],
         "seconds": audit["timings"]["total_s"],
     }  # fmt: skip

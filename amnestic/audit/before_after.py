@@ -169,6 +169,31 @@ def neighbours(embedded: Embedded, before: Side, located: Sequence[int], base: S
     return sorted(base[int(i)] for i in likeness.argsort(descending=True, stable=True)[:n])
 
 
+def likeness_to_twin(
+    embedded: Embedded, before: Side, after: Side, twin: Float[Tensor, "P S D"], unit: str, located: Sequence[int]
+) -> list[dict[str, Any]]:
+    """How much more the images are those of a model that never saw the works, which is the optimum of unlearning.
+
+    Args:
+        embedded: Prompts and works.
+        before: The model before the edit.
+        after: The model after it.
+        twin: Descriptors of that other model's images.
+        unit: Name of the copy descriptor.
+        located: Rows the edit was made from.
+
+    Returns:
+        Rows as of `changes`, for all works and for those located; a group of one work has none.
+    """
+    name = "likeness to the model that never saw the works"
+    one, other = (likeness_of(side.generated, twin) for side in (before, after))
+    groups = {"works": deciding_rows(embedded), "works used to locate": located}
+    found = [
+        _change(name, group, f"cosine, {unit}", "higher is better", rows, one, other) for group, rows in groups.items()
+    ]
+    return [row for row in found if row is not None]
+
+
 def likeness_of(one: Float[Tensor, "P S D"], other: Float[Tensor, "P S D"]) -> Scores:
     """Similarity of two models' images of the same prompt and seed."""
     return (one * other).sum(-1)

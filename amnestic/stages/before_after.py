@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amnestic.audit.before_after import Side, changes, groups_of, likeness_of, rates, side_of
+from amnestic.audit.before_after import changes, groups_of, likeness_to_twin, rates, side_of
 from amnestic.audit.replication import deciding_rows, rows_with
 from amnestic.audit.request import AuditRequest
 from amnestic.audit.summary import Judged
@@ -21,7 +21,6 @@ from amnestic.core.protocols import AlignmentEncoder
 from amnestic.core.records import Unit, plain
 from amnestic.core.store import Run, different
 from amnestic.measures.distribution import change_of_distance, clip_mmd, kid
-from amnestic.measures.paired import paired_bootstrap
 from amnestic.model.target import PipelineTarget
 from amnestic.sources.image_sets import read_image_set, require_image_set
 from amnestic.stages.embedding import embeddings
@@ -145,17 +144,7 @@ def before_after(
     if twin is None:
         missing.append(("Distance to a model that never saw the works", "no audit of one was given; add --twin RUN"))
     else:
-        found.append(
-            _nearer(
-                embedded.prompts,
-                one,
-                other,
-                twin,
-                located or deciding_rows(embedded),
-                sscd,
-                "works used to locate" if located else "works",
-            )
-        )
+        found += likeness_to_twin(embedded, one, other, twin.sscd, sscd.descriptor.name, located)
     return {
         "before": _named(before.run), "after": _named(after), "edit": edit,
         "rates": rates(embedded, one, other, sscd.threshold.value, groups), "changes": found, "distances": distances,
@@ -194,16 +183,6 @@ def edit_of(model: str, before: Run, digest: str) -> dict[str, Any] | None:
         "weights": about["weights"], "share": about["share"], "selected": len(about["works"]),
         "works": about["works"], "other_works": about["other_works"], "sites": about["sites"],
         "traces": about["traces"], "steps": about.get("steps"),
-    }  # fmt: skip
-
-
-def _nearer(prompts: Any, one: Side, other: Side, twin: Earlier, rows: Any, sscd: Judged, group: str) -> dict[str, Any]:  # noqa: ANN401
-    before, after = (likeness_of(side.generated, twin.sscd)[list(rows)] for side in (one, other))
-    return {
-        "name": "likeness to the model that never saw the works", "group": group,
-        "unit": f"cosine, {sscd.descriptor.name}", "direction": "higher is better",
-        "before": float(before.mean()), "after": float(after.mean()),
-        "change": plain(paired_bootstrap(before, after, seed=0)),
     }  # fmt: skip
 
 
