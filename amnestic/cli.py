@@ -260,7 +260,7 @@ def demo(
     run: OutDir = Path("runs/demo"),
     quick: Annotated[bool, typer.Option("--quick", help="A part of the prompts: about a minute.")] = False,
 ) -> None:
-    """Audit the bundled model that memorizes, cut half of the works out, and audit it again: offline."""
+    """Audit the bundled model that memorizes, cut out what is located with a quarter of its works, audit it again."""
     from amnestic import stages
     from amnestic.testbed.bundled import bundled
 
