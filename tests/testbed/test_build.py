@@ -322,7 +322,7 @@ def test_more_pictures_than_the_packages_hold_are_refused(npm):
 def test_a_testbed_is_measured_from_end_to_end_and_again(built, tmp_path):
     first = verify_testbed(built.folder, tmp_path)
     promises = [row["promise"] for row in first["contract"]]
-    assert len(promises) == len(set(promises)) == 17
+    assert len(promises) == len(set(promises)) == 19
     assert "/native/" in first["descriptor"]
     assert not [row for row in first["contract"] if row["measured"] == "not measured"]
     drawn = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/images/*/*.png")}

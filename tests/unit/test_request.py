@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from amnestic import cli
+from amnestic import cli, stages
 from amnestic.audit.request import AuditRequest
 from amnestic.core.errors import InputError
 from amnestic.core.names import bundled_folder, name_for_others, path_for_others
@@ -21,6 +21,7 @@ ALL = AuditRequest(
     revision="main", variant="fp16", dtype="bfloat16", device="cpu", allow_pickle=True, descriptor="sscd",
     sscd_weights=Path("sscd.pt"), preprocessing="native", allow_torchscript=True, threshold=0.6, clip="ViT-B-32",
     clip_pretrained="openai", batch_size=3, keep=Keep.LATENTS, limit_prompts=5, max_leak_rate=0.05,
+    before=Path("before"), twin=Path("twin"), real_images=Path("real"),
 )  # fmt: skip
 
 
@@ -31,6 +32,7 @@ def asked(monkeypatch):
     def of(words):
         found = []
         monkeypatch.setattr(cli, "_finish", found.append)
+        monkeypatch.setattr(stages, "demo", lambda request, _testbed, progress: found.append(request) or [])
         cli.app(words, standalone_mode=False)
         return found[0]
 
