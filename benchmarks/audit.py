@@ -42,11 +42,11 @@ def audit_seconds(target: PipelineTarget, n_prompts: int) -> float:
 
 
 def peak_mib(n_prompts: int) -> float:
-    """Peak memory of an audit of so many prompts, in a process of its own."""
+    """Peak memory of an audit of so many prompts, in a process of its own; `ru_maxrss` would start at the parent's."""
     code = (
-        "import resource\nfrom benchmarks.audit import *\n"
+        "import re\nfrom benchmarks.audit import *\n"
         f"audit_seconds(PipelineTarget.load(str(bundled().folder / 'pipeline')), {n_prompts})\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        "print(int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) / 1024)"
     )
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)

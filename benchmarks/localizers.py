@@ -97,13 +97,13 @@ def nemo_ratio(target: PipelineTarget) -> dict[str, Any]:
 
 
 def peak_mib(n_prompts: int) -> float:
-    """Peak memory of locating so many prompts, in a process of its own."""
+    """Peak memory of locating so many prompts, in a process of its own; `ru_maxrss` would start at the parent's."""
     code = (
-        "import resource\nfrom benchmarks.localizers import *\n"
+        "import re\nfrom benchmarks.localizers import *\n"
         "target = PipelineTarget.load(str(bundled().folder / 'pipeline'))\n"
         f"case = case_of(8)\ncase = Case(memorized=case.memorized * {n_prompts // 8}, sampling=case.sampling)\n"
         "build('localizer', 'wanda-subspace', {'tau': 2})(target, case)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        "print(int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) / 1024)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
