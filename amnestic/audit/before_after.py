@@ -213,8 +213,7 @@ def _change(
     one, other = one[known], other[known]
     if len(one) < 2:
         return None
-    if relative and float(one.mean(1).min()) <= 0 and not _mean_is_safe(one):
-        return None
+    relative = relative and _mean_is_safe(one)  # else absolute, which the method of the interval says
     return {
         "name": name, "group": group, "unit": unit, "direction": direction, "before": float(one.mean()),
         "after": float(other.mean()),

@@ -1,15 +1,15 @@
 """Is the subspace shared? Masks of disjoint sets of works compared, and tried on each other's works."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from amnestic.audit.generate import decode_alone
-from amnestic.audit.mask_growth import mask_growth, masks_by_rung, step_shares
+from amnestic.audit.generate import generate, plan
+from amnestic.audit.mask_growth import NORMS, mask_growth, masks_by_rung, step_shares
 from amnestic.audit.prompt_sets import disjoint_sets
 from amnestic.audit.request import descriptor_beside
 from amnestic.audit.selection import Selected, works_by_rung
@@ -17,11 +17,11 @@ from amnestic.audit.sharing import SharedSubspace, shared_subspace, sharing_tabl
 from amnestic.core.errors import InputError
 from amnestic.core.methods import Case, Localizer, Located
 from amnestic.core.protocols import Encoder
-from amnestic.core.records import Prompt, Sampling, Unit, digest, plain
-from amnestic.core.registry import build
+from amnestic.core.records import Prompt, Sampling, digest, plain
 from amnestic.core.store import Record, Run, write_atomically
 from amnestic.core.target import Target
 from amnestic.measures.intervals import rate
+from amnestic.mitigations.pruning.zero_units import ZeroUnits
 from amnestic.model.descriptors import choose_descriptor
 from amnestic.parallel import team
 from amnestic.report.subspace_page import render_subspace
@@ -105,7 +105,7 @@ def _analyzed(
     data["transfer"] = _transfer(run, request, target, located, sets, progress)
     data["growth"] = _growth(method, target, case, request.seed)
     data["rungs"] = _by_rung(run, method, target, case)
-    if method.spec().name == "wanda-subspace":
+    if method.spec().name == NORMS:
         steps = step_shares(located[0], target)
         data["steps"] = {"sites": list(steps.sites), "stages": list(steps.stages)}
         tensors = {"step_shares": steps.shares, "step_united": steps.united}
@@ -147,25 +147,27 @@ def _by_rung(run: Run, method: Localizer, target: Target, case: Case) -> list[di
 
 
 def _transfer(
-    run: Run, request: AnalyzeRequest, target: Any, located: Sequence[Located], sets: Sequence[Sequence[Prompt]],  # noqa: ANN401
+    run: Run, request: AnalyzeRequest, target: Target, located: Sequence[Located], sets: Sequence[Sequence[Prompt]],
     progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
     """Memorization rate on the works of set j when the mask of set i is zeroed; the first row is without a mask."""
     if not request.transfer_seeds:
         return {"rates": None, "why": "not asked for"}
-    encoder, originals = _judge(run, target, [p for one in sets for p in one])
-    zero, rows, threshold = build("mitigation", "zero-units"), [], threshold_of(run)
-    total = (len(located) + 1) * sum(map(len, sets))
-    for i, one in enumerate([None, *located]):
+    prompts = [p for one in sets for p in one]
+    encoder, originals = _judge(run, target, prompts)
+    how, threshold = Sampling(**run.manifest()["settings"]["sampling"]), threshold_of(run)
+    total = (len(located) + 1) * len(prompts) * request.transfer_seeds
+    rows, done = [], 0
 
-        def told(done: int, at: int = i) -> None:
-            progress("try masks on each other's works", at * sum(map(len, sets)) + done, total)
+    def told(drawn: int) -> None:
+        nonlocal done
+        done += drawn
+        progress("try masks on each other's works", done, total)
 
-        if one is None:
-            hits = _hits(run, target, sets, request.transfer_seeds, encoder, originals, threshold, told)
-        else:
-            with target.edited(zero(target, one.units)) as pruned:  # type: ignore[operator]
-                hits = _hits(run, pruned, sets, request.transfer_seeds, encoder, originals, threshold, told)
+    for one in (None, *located):
+        with nullcontext(target) if one is None else target.edited(ZeroUnits()(target, one.units)) as model:
+            best = _best(model, prompts, request.transfer_seeds, how, encoder, originals, told)
+        hits = [[best[p.id] > threshold for p in works] for works in sets]
         rows.append([plain(rate(sum(h), len(h))) for h in hits])
     return {"rates": rows, "seeds": request.transfer_seeds, "threshold": threshold}
 
@@ -185,21 +187,16 @@ def _judge(run: Run, target: Target, prompts: Sequence[Prompt]) -> tuple[Encoder
     return encoder, {p.id: vectors[place[p.image]] for p in prompts}
 
 
-def _hits(
-    run: Run, target: Target, sets: Sequence[Sequence[Prompt]], n_seeds: int, encoder: Encoder,
-    originals: Mapping[str, Tensor], threshold: float, told: Any,  # noqa: ANN401 - a callback
-) -> list[list[bool]]:  # fmt: skip
-    """For each set and work: did an image of it score above the threshold?"""
-    how = Sampling(**run.manifest()["settings"]["sampling"])
-    prompts = [p for one in sets for p in one]
-    units = [(Unit(p.id, s), p.prompt) for p in prompts for s in range(n_seeds)]
+def _best(
+    target: Target, prompts: Sequence[Prompt], n_seeds: int, how: Sampling, encoder: Encoder,
+    originals: Mapping[str, Tensor], told: Callable[[int], None],
+) -> dict[str, float]:  # fmt: skip
+    """Highest similarity of each prompt's images with its original."""
     best = dict.fromkeys((p.id for p in prompts), -1.0)
-    for start in range(0, len(units), BATCH):
-        part = units[start : start + BATCH]
-        with torch.no_grad():
-            latents = target.sample([u for u, _ in part], [text for _, text in part], how)
-        vectors = encoder([decode_alone(target, z) for z in latents.float().cpu()])
-        for (unit, _), vector in zip(part, vectors, strict=True):
-            best[unit.prompt_id] = max(best[unit.prompt_id], float(vector @ originals[unit.prompt_id]))
-        told(min(len(prompts), (start + len(part)) // n_seeds))
-    return [[best[p.id] > threshold for p in one] for one in sets]
+    batches = plan(prompts, range(n_seeds), batch_size=BATCH)
+    for drawn in generate(target, {p.id: p for p in prompts}, batches, how):
+        for one, vector in zip(drawn, encoder([d.image for d in drawn]), strict=True):
+            name = one.unit.prompt_id
+            best[name] = max(best[name], float(vector @ originals[name]))
+        told(len(drawn))
+    return best

@@ -60,10 +60,9 @@ def audit(request: AuditRequest, *, progress: Progress = silent) -> dict[str, An
     summary = score_stage(run, request, inputs, target.ident, images, sscd, clip, alignment)
     earlier = None
     if request.before is not None:
-        opened = partial(earlier_audit, run=run, request=request, inputs=inputs, judges=judges, target=target,
-                         progress=progress)  # fmt: skip
+        opened = partial(earlier_audit, request=request, inputs=inputs, judges=judges, target=target, progress=progress)
         earlier, twin = opened(request.before), opened(request.twin) if request.twin is not None else None
-        summary["before_after"] = before_after(request, judges, sscd, clip, earlier, run, twin)
+        summary["before_after"] = before_after(request, judges, sscd, clip, alignment, earlier, run, twin)
     summary["timings"] = {"generate_s": round(generated_s, 1), "total_s": round(time.monotonic() - started, 1)}
     write_json(run.folder / "summary.json", summary)
     before = None

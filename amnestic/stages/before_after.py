@@ -17,13 +17,12 @@ from amnestic.audit.summary import Judged
 from amnestic.core.edit_file import load_edit, read_header
 from amnestic.core.errors import InputError, StoreError
 from amnestic.core.names import name_for_others
-from amnestic.core.protocols import AlignmentEncoder
 from amnestic.core.records import Unit, plain
 from amnestic.core.store import Run, different
 from amnestic.measures.distribution import change_of_distance, clip_mmd, kid
 from amnestic.model.target import PipelineTarget
 from amnestic.sources.image_sets import read_image_set, require_image_set
-from amnestic.stages.embedding import embeddings
+from amnestic.stages.embedding import alignment_of, embeddings
 from amnestic.stages.images import Images, images_of
 from amnestic.stages.inputs import Inputs, Progress
 from amnestic.stages.judges import Judges
@@ -44,23 +43,23 @@ class Earlier:
         images: Opens its images.
         sscd: Descriptors of its images, ``(P, S, D)``.
         clip: The same under CLIP, or `None`.
+        alignment: CLIP alignment of its images with the prompts, ``(P, S)``, or `None`.
     """
 
     run: Run
     images: Images
     sscd: Tensor
     clip: Tensor | None
+    alignment: Tensor | None
 
 
 def earlier_audit(
-    folder: Path, run: Run, request: AuditRequest, inputs: Inputs, judges: Judges, target: PipelineTarget,
-    progress: Progress,
+    folder: Path, request: AuditRequest, inputs: Inputs, judges: Judges, target: PipelineTarget, progress: Progress
 ) -> Earlier:  # fmt: skip
     """Open an audit that this one is compared with.
 
     Args:
         folder: Of the other audit.
-        run: This one.
         request: What was asked of this one.
         inputs: Its prompts and originals.
         judges: Judge the images of both.
@@ -68,7 +67,7 @@ def earlier_audit(
         progress: Told how far the describing is.
 
     Raises:
-        StoreError: If it drew other prompts, other seeds or with other settings, or has not finished.
+        StoreError: If it has not finished.
     """
     other = Run.open(folder)
     missing = other.missing([Unit(p.id, s) for p in inputs.prompts for s in range(request.n_seeds)])
@@ -76,9 +75,10 @@ def earlier_audit(
         raise StoreError(f"{folder} has not finished; issue its command again first")
     images = images_of(other, target)
     described = partial(embeddings, other, request, inputs, images=images, progress=progress)
+    clip = described(encoder=judges.clip)[0] if judges.clip is not None else None
     return Earlier(
-        run=other, images=images, sscd=described(encoder=judges.sscd)[0],
-        clip=described(encoder=judges.clip)[0] if judges.clip is not None else None,
+        run=other, images=images, sscd=described(encoder=judges.sscd)[0], clip=clip,
+        alignment=alignment_of(judges.clip, inputs, clip) if judges.clip is not None and clip is not None else None,
     )  # fmt: skip
 
 
@@ -112,8 +112,8 @@ def _drawing(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def before_after(
-    request: AuditRequest, judges: Judges, sscd: Judged, clip: Judged | None, before: Earlier, after: Run,
-    twin: Earlier | None,
+    request: AuditRequest, judges: Judges, sscd: Judged, clip: Judged | None, alignment: Tensor | None,
+    before: Earlier, after: Run, twin: Earlier | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Everything that is compared between the model before an edit and the model after it.
 
@@ -122,6 +122,7 @@ def before_after(
         judges: Its judges.
         sscd: What was found in the edited model's images.
         clip: The same under CLIP, or `None`.
+        alignment: CLIP alignment of those images, or `None`.
         before: The audit before the edit.
         after: The audit of the edited model.
         twin: An audit of a model that never saw the works, if there is one.
@@ -130,9 +131,8 @@ def before_after(
         Plain data; what was not measured is listed with the reason.
     """
     embedded = sscd.embedded
-    read = _reader(judges.clip, [p.prompt for p in embedded.prompts])
-    one = side_of(embedded, before.sscd, read(before.clip))
-    other = side_of(embedded, embedded.generated, read(clip.embedded.generated if clip else None))
+    one = side_of(embedded, before.sscd, before.alignment)
+    other = side_of(embedded, embedded.generated, alignment)
     edit = edit_of(request.model, before.run, after.manifest()["settings"]["model"]["digest"])
     works = set(edit["works"]) if edit else set()
     located = [r for r in deciding_rows(embedded) if embedded.work_of(r) in works]
@@ -184,12 +184,6 @@ def edit_of(model: str, before: Run, digest: str) -> dict[str, Any] | None:
         "works": about["works"], "other_works": about["other_works"], "sites": about["sites"],
         "traces": about["traces"], "steps": about.get("steps"),
     }  # fmt: skip
-
-
-def _reader(clip: AlignmentEncoder | None, texts: list[str]) -> Callable[[Tensor | None], Tensor | None]:
-    """From CLIP embeddings of images to their alignment with the prompts."""
-    words = clip.read(texts).cpu() if clip is not None else None
-    return lambda images: None if images is None or words is None else (images * words[:, None]).sum(-1)
 
 
 def _distances(

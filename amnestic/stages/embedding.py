@@ -46,7 +46,7 @@ def embed_stage(
         embedded=again,
         similarities=similarities,
     )
-    return sscd, clip, _alignment(judge, inputs, generated)
+    return sscd, clip, alignment_of(judge, inputs, generated)
 
 
 def embeddings(
@@ -114,6 +114,7 @@ def _embedded(
     )
 
 
-def _alignment(judge: AlignmentEncoder, inputs: Inputs, generated: Tensor) -> Tensor:
+def alignment_of(judge: AlignmentEncoder, inputs: Inputs, generated: Tensor) -> Tensor:
+    """Cosine of every image, ``(P, S, D)``, with its prompt under CLIP: ``(P, S)``."""
     read = judge.read([p.prompt for p in inputs.prompts]).cpu()
     return (generated * read[:, None]).sum(-1)
