@@ -1,9 +1,12 @@
 """Pages to render in tests, and a reader that complains about anything unbalanced in them."""
 
+import io
 import math
+import re
 import struct
 import zlib
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 from amnestic.report.html import render
 from amnestic.report.page import Evidence, Page
@@ -210,3 +213,18 @@ def means_row(name, group, direction, found, before=0.811, after=0.441):
 def edited_page(**changes):
     """A page about an edited model; changes are those of its comparison."""
     return page(summary=summary(before_after=edited(**changes)))
+
+
+def drawn_well(name, draw):
+    """The root of a figure that is the same every time, and whose ids and references are its own."""
+    svg = draw()
+    assert svg == draw()
+    root = ElementTree.parse(io.StringIO(svg)).getroot()
+    ids = [e.get("id") for e in root.iter() if e.get("id")]
+    assert ids
+    assert all(i.startswith(f"{name}-") for i in ids)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:url\(|href=")#([^)"]+)', svg)) <= set(ids)
+    assert "currentColor" in svg
+    assert "#000000" not in svg
+    return root

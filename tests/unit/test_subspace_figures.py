@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from matplotlib.textpath import TextPath
+from pages import drawn_well
 
 from amnestic.report.subspace_figures import (
     growth_figure,
@@ -120,16 +121,7 @@ def test_short_names_of_a_model_are_different():
 @pytest.mark.parametrize("name", FIGURES)
 class TestEveryFigure:
     def test_is_the_same_every_time_and_well_formed(self, name):
-        svg = FIGURES[name]()
-        assert svg == FIGURES[name]()
-        root = ElementTree.parse(io.StringIO(svg)).getroot()
-        ids = [e.get("id") for e in root.iter() if e.get("id")]
-        assert ids
-        assert all(i.startswith(f"{name}-") for i in ids)
-        assert len(ids) == len(set(ids))
-        assert set(re.findall(r'(?:url\(|href=")#([^)"]+)', svg)) <= set(ids)
-        assert "currentColor" in svg
-        assert "#000000" not in svg
+        root = drawn_well(name, FIGURES[name])
         assert not list(root.iter(f"{SVG}image")), "a bitmap in it would need the namespace that is taken out"
 
     def test_no_label_lies_on_another_or_outside(self, name):
