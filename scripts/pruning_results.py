@@ -26,6 +26,7 @@ T = TypeVar("T")
 CURVE = (0.01, 0.03, 0.05, 0.07, 0.1, 0.2, 0.3, 0.4, 0.5)
 SHORT_CURVE, CONTRASTED = (0.05, 0.1, 0.3), (0.05, 0.1)
 BASE_PROMPTS, EXTRACTION_SEEDS, EXTRACTION_WORKS, EXTRACTION_BASE = 40, 12, 48, 8
+SUBSPACE_BASE = 60  # six control sets of ten
 TAU = 10  # of 20 steps: half of the trajectory, where 10 of 50 were published
 EXTRACTED = ("claimed", "prompts", "works", "recovered", "recall", "precision", "images", "passes", "seeds")
 SHARED = ("layers", "matrix", "whole_test", "share_memorized", "share_controls", "transfer", "growth", "rungs",
@@ -200,8 +201,12 @@ class Study:
         return found
 
     def subspace(self, r: float, transfer_seeds: int) -> dict[str, Any]:
-        """Whether disjoint sets of works of the top rung share a mask."""
-        located = LocateRequest(run=self.request.out, options={"r": r, "tau": TAU}, selection=Selection(rung=self.top))
+        """Whether disjoint sets of works of the top rung share a mask; the audit has more controls than the edits'."""
+        request = replace(
+            self.request, prompts=self._list("subspace", None, SUBSPACE_BASE), out=self.folder / "subspace"
+        )
+        stages.audit(request)
+        located = LocateRequest(run=request.out, options={"r": r, "tau": TAU}, selection=Selection(rung=self.top))
         data = _there(stages.analyze(AnalyzeRequest(locate=located, transfer_seeds=transfer_seeds))).data
         return {"r": r, **{key: data[key] for key in SHARED}}
 
