@@ -45,7 +45,7 @@ def answer(data: Facts) -> Answer:
     """
     whole, test = whole_of(data), mapping(data.get("whole_test"))
     p = real(test.get("p_value"))
-    said = [_overlaps(whole), *_test(test), _layers(layers_of(data)), *_sizes(whole)]
+    said = [_overlaps(whole), *_test(test), *_kinds(whole), _layers(layers_of(data)), *_sizes(whole)]
     return Answer(_headline(whole, p), tuple(said))
 
 
@@ -85,6 +85,17 @@ def _test(test: Facts) -> list[str]:
     if least >= LEVEL:
         return [*said, f"With so few sets p cannot be below {least:.2g}, so nothing could be shown; make more sets."]
     return [*said, "That a difference was not shown does not mean that there is none."]
+
+
+def _kinds(whole: Facts) -> list[str]:
+    """Prompts of one kind share a mask, too, whether they are memorized or not."""
+    ours, others = real(whole.get("within_memorized")), real(whole.get("within_controls"))
+    if ours is None or others is None or others < ours:
+        return []
+    return [
+        "But control sets overlap with each other no less than memorized ones. So the masks may tell two kinds of "
+        "prompts apart instead of memorization; controls of the same kind, such as works held out, would decide."
+    ]
 
 
 def _layers(rows: Sequence[Facts]) -> str:

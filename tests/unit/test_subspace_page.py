@@ -266,3 +266,11 @@ def test_values_that_are_not_finite_are_not_measured():
     whole = cells(html, "Overlap of masks in each layer")[-2]
     assert (whole[1], whole[2], whole[6]) == ("not measured 1.6 %", "not measured", "not measured")
     assert "nan" not in Reader(re.sub(r"<svg.*?</svg>", "", html, flags=re.DOTALL)).words.lower().split()
+
+
+@pytest.mark.parametrize(("within_controls", "said"), [(0.411, False), (0.412, True), (0.9, True), (None, False)])
+def test_controls_that_share_as_much_are_told(within_controls, said):
+    data = content()
+    whole = next(row for row in data["layers"] if row["site"] == "all layers")
+    data["layers"] = [row | {"within_controls": within_controls} if row is whole else row for row in data["layers"]]
+    assert ("no less than memorized ones" in " ".join(answer(data).sentences)) is said
