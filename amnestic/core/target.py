@@ -54,6 +54,15 @@ class Target(Protocol):
         """Clean latents with noise added as in training: ``sqrt(a_t) x0 + sqrt(1 - a_t) noise``."""
         ...
 
+    def signal(self, t: "Int[Tensor, 'N']") -> "Float[Tensor, 'N']":
+        """What `noised` multiplies clean latents by: ``sqrt(a_t)``, in (0, 1]; float32 on the CPU."""
+        ...
+
+    @property
+    def prediction_type(self) -> str:
+        """What the model was trained to predict: ``epsilon``, ``v_prediction`` or ``sample``."""
+        ...
+
     def sites(self, kind: str) -> tuple[Site, ...]:
         """Sites of one kind, in the order in which they compute."""
         ...
@@ -108,9 +117,13 @@ class Target(Protocol):
 
     def sample(
         self, units: Sequence[Unit], prompts: Sequence[str], how: Sampling, *, stop_after: int | None = None,
-        tape: Tape | None = None,
+        tape: Tape | None = None, cond: "Float[Tensor, 'N L W'] | None" = None, start: "Tensor | None" = None,
     ) -> "Float[Tensor, 'N C H W']":  # fmt: skip
-        """Latents drawn for units."""
+        """Latents drawn for units; `cond` speaks instead of prompts, `start` is the noise instead of the units'."""
+        ...
+
+    def pixels(self, latents: "Float[Tensor, 'N C H W']") -> "Float[Tensor, 'N 3 h w']":
+        """Pictures of latents in [0, 1], differentiable in the latents."""
         ...
 
     def decode(self, latents: "Float[Tensor, 'N C H W']") -> "list[NDArray[np.uint8]]":

@@ -65,7 +65,7 @@ class PipelineTarget:
 
         Args:
             model: Hub id, local diffusers folder, or a live pipeline; a live one is cast, moved and
-                put into evaluation mode itself, not copied.
+                put into evaluation mode and frozen itself, not copied.
             revision: Hub revision.
             variant: Weight variant such as ``fp16``.
             dtype: ``float32``, ``float16`` or ``bfloat16``; default float32 on CPU, else float16.
@@ -91,7 +91,7 @@ class PipelineTarget:
             check_family(_index(model))
             pipeline = model.to(dtype=DTYPES[chosen])
         for part in WEIGHTS:
-            getattr(pipeline, part).eval()
+            getattr(pipeline, part).eval().requires_grad_(False)  # gradients flow to inputs, not to weights
         ident = TargetId(
             name=str(model) if isinstance(model, (str, Path)) else type(model).__name__,
             family=check_family(_index(pipeline)),
@@ -196,6 +196,16 @@ class PipelineTarget:
         alpha: Tensor = self.pipeline.scheduler.alphas_cumprod.to(like.device)[t].reshape(-1, 1, 1, 1)
         return alpha.sqrt().to(like.dtype), (1 - alpha).sqrt().to(like.dtype)
 
+    def signal(self, t: Int[Tensor, "N"]) -> Float[Tensor, "N"]:
+        """What `noised` multiplies clean latents by: sqrt(a_t) with a the cumulative alpha; float32 on the CPU."""
+        alpha: Tensor = self.pipeline.scheduler.alphas_cumprod.cpu()[t.cpu()]
+        return alpha.float().sqrt()
+
+    @property
+    def prediction_type(self) -> str:
+        """What the model was trained to predict: ``epsilon``, ``v_prediction`` or ``sample``."""
+        return str(self.pipeline.scheduler.config.prediction_type)
+
     def sites(self, kind: str) -> tuple[Site, ...]:
         """Sites of one kind, in the order in which they compute; see `amnestic.model.sites.sites`."""
         return sites(self.pipeline.unet, kind)
@@ -279,7 +289,7 @@ class PipelineTarget:
 
     def sample(
         self, units: Sequence[Unit], prompts: Sequence[str], how: Sampling, *, stop_after: int | None = None,
-        tape: Tape | None = None,
+        tape: Tape | None = None, cond: Float[Tensor, "N L W"] | None = None, start: Tensor | None = None,
     ) -> Float[Tensor, "N C H W"]:  # fmt: skip
         """Latents drawn by the pipeline's own `__call__`.
 
@@ -289,6 +299,8 @@ class PipelineTarget:
             how: Scheduler, steps and guidance.
             stop_after: Stop after so many denoising steps, at least 1, and return what is there.
             tape: Started, so that what `record` shows is labelled.
+            cond: Conditioning that speaks instead of `prompts`; guidance still pushes away from the empty prompt.
+            start: Starting noise ``(N, C, H, W)`` instead of the units' own.
 
         Returns:
             Final (or intermediate) latents, N x C x H x W, on the device.
@@ -307,14 +319,16 @@ class PipelineTarget:
         pipeline = with_scheduler(self.pipeline, how.scheduler, how.num_inference_steps)
         if tape is not None:
             tape.start(guided=how.guidance_scale > 1)
+        noise = self.noise(units, size=(height, width)) if start is None else start
+        spoken = {"prompt": list(prompts)} if cond is None else {"prompt_embeds": self._own(cond)}
         latents: Tensor = pipeline(
-            prompt=list(prompts),
+            **spoken,
             height=height,
             width=width,
             num_inference_steps=how.num_inference_steps,
             guidance_scale=how.guidance_scale,
             generator=[generator(0, "steps", u.prompt_id, str(u.seed)) for u in units],
-            latents=self.noise(units, size=(height, width)).to(self.device, self.pipeline.unet.dtype),
+            latents=self._own(noise),
             output_type="latent",
             callback_on_step_end=after_step,
         ).images
@@ -323,6 +337,9 @@ class PipelineTarget:
                 f"{self.ident.name} produced NaN or infinite latents; check its weights, or use --dtype float32"
             )
         return latents
+
+    def _own(self, values: Tensor) -> Tensor:
+        return values.to(self.device, self.pipeline.unet.dtype)
 
     @torch.no_grad()
     def latents_of(self, images: Sequence[NDArray[np.uint8]]) -> Float[Tensor, "N C h w"]:
@@ -340,6 +357,12 @@ class PipelineTarget:
         latents: Tensor = found.latents if hasattr(found, "latents") else found.latent_dist.mode()
         scaled: Tensor = latents * vae.config.scaling_factor
         return scaled
+
+    def pixels(self, latents: Float[Tensor, "N C H W"]) -> Float[Tensor, "N 3 h w"]:
+        """Pictures of latents, clamped to [0, 1], differentiable in the latents; `decode` gives 8-bit ones."""
+        vae = self.pipeline.vae
+        out: Tensor = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+        return (out.float() / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "N C H W"]) -> list[NDArray[np.uint8]]:

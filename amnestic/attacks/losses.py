@@ -1,0 +1,147 @@
+"""How far a model is from drawing a known image, row by row, differentiable in the conditioning."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from amnestic.core.errors import InputError
+from amnestic.core.seeds import generator
+from amnestic.core.target import Target
+
+WEIGHTINGS = ("prediction", "epsilon", "v", "x0")
+LOSSES = ("denoising", "one-step", "descriptor")
+LEAST_SIGNAL = 1e-8
+OF_PREDICTION = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Known images, noise and timesteps of N rows, on the CPU."""
+
+    x0: Float[Tensor, "N C H W"]
+    noise: Float[Tensor, "N C H W"]
+    t: Int[Tensor, "N"]
+
+
+def draw_rows(
+    target: Target, x0: Float[Tensor, "C H W"], draws: int, *, names: tuple[str, ...], seed: int,
+    t_low: float = 0.0, t_high: float = 1.0,
+) -> Rows:  # fmt: skip
+    """Fresh noise and uniform timesteps for one known image.
+
+    Args:
+        target: The model, for its schedule.
+        x0: Latents of the image.
+        draws: How many.
+        names: What the draw is for; the same names give the same draws, whatever shares a batch with them.
+        seed: Root seed.
+        t_low: Least timestep as a share of the schedule, in [0, 1).
+        t_high: End of the range as a share, in (t_low, 1].
+
+    Returns:
+        `draws` rows.
+    """
+    rng = generator(seed, *names)
+    low, high = int(t_low * target.train_timesteps), max(int(t_high * target.train_timesteps), 1)
+    t = torch.randint(min(low, high - 1), high, (draws,), generator=rng)
+    noise = torch.randn((draws, *x0.shape), generator=rng)
+    return Rows(x0=x0.detach().float().cpu().expand(draws, *x0.shape), noise=noise, t=t)
+
+
+def joined(parts: list[Rows]) -> Rows:
+    """Rows one after the other."""
+    return Rows(
+        x0=torch.cat([p.x0 for p in parts]), noise=torch.cat([p.noise for p in parts]),
+        t=torch.cat([p.t for p in parts]),
+    )  # fmt: skip
+
+
+def denoising_loss(
+    target: Target, rows: Rows, cond: Float[Tensor, "N L W"], *, weighting: str = "prediction"
+) -> Float[Tensor, "N"]:
+    """Squared error of the predicted noise of noised known images.
+
+    Formula: ``w_t mean (eps(x_t, t, cond) - noise)^2`` with ``x_t = sqrt(a_t) x0 + sqrt(1 - a_t) noise`` and
+    ``w_t`` of 1 (``epsilon``), ``1 / a_t`` (``v``) or ``(1 - a_t) / a_t`` (``x0``): the error of the prediction of
+    that name. ``prediction``: of what the model was trained to predict.
+
+    Args:
+        target: The model.
+        rows: N known images, noise, timesteps.
+        cond: Conditioning of each row.
+        weighting: One of `WEIGHTINGS`.
+
+    Returns:
+        One loss a row, at least 0; weightings are not comparable with one another.
+    """
+    device = cond.device
+    x0, noise, t = (v.to(device) for v in (rows.x0, rows.noise, rows.t))
+    found = target.predict(target.noised(x0.to(cond.dtype), noise.to(cond.dtype), t), t, cond).float()
+    return (found - noise).square().mean(dim=(1, 2, 3)) * _weight(target, rows.t, weighting).to(device)
+
+
+def one_step_loss(target: Target, rows: Rows, cond: Float[Tensor, "N L W"]) -> Float[Tensor, "N"]:
+    """Squared error of the image that a model predicts from nothing but noise, at the first step of sampling.
+
+    Formula: ``mean (x0_hat - x0)^2``, ``x0_hat = (noise - sqrt(1 - a_T) eps(noise, T, cond)) / sqrt(a_T)`` at the last
+    training timestep T. The known image is only in the loss, never in the input.
+
+    Args:
+        target: The model.
+        rows: N known images and noise; their timesteps are not used.
+        cond: Conditioning of each row.
+
+    Returns:
+        One loss a row, at least 0.
+    """
+    t = torch.full_like(rows.t, target.train_timesteps - 1)
+    found = predicted_x0(target, rows.noise, t, cond)
+    return (found - rows.x0.to(found.device)).square().mean(dim=(1, 2, 3))
+
+
+def descriptor_loss(
+    target: Target, rows: Rows, cond: Float[Tensor, "N L W"], *, describe: Callable[[Tensor], Tensor] | None
+) -> Float[Tensor, "N"]:
+    """How unlike a descriptor finds the predicted image and the known one.
+
+    Formula: ``1 - <f(x0_hat), f(x0)>`` with f a descriptor of decoded pictures, ``x0_hat`` from the noised image.
+
+    Args:
+        target: The model.
+        rows: N known images, noise, timesteps.
+        cond: Conditioning of each row.
+        describe: Pictures ``(N, 3, H, W)`` in [0, 1] to unit vectors.
+
+    Returns:
+        One loss a row, in [0, 2].
+
+    Raises:
+        InputError: If no differentiable descriptor is at hand.
+    """
+    if describe is None:
+        raise InputError("loss descriptor needs a differentiable descriptor, got none; give --clip, or another loss")
+    device = cond.device
+    x0, noise, t = (v.to(device, cond.dtype) for v in (rows.x0, rows.noise, rows.t))
+    found = predicted_x0(target, target.noised(x0, noise, rows.t.to(device)), t.long(), cond)
+    with torch.no_grad():
+        wanted = describe(target.pixels(x0))
+    return 1 - (describe(target.pixels(found)) * wanted).sum(dim=1)
+
+
+def predicted_x0(
+    target: Target, x: Float[Tensor, "N C H W"], t: Int[Tensor, "N"], cond: Float[Tensor, "N L W"]
+) -> Float[Tensor, "N C H W"]:
+    """The clean latents that a model sees in noisy ones: ``(x - sqrt(1 - a_t) eps) / sqrt(a_t)``, float32."""
+    x, signal = x.to(cond.device), target.signal(t).to(cond.device).clamp(min=LEAST_SIGNAL).reshape(-1, 1, 1, 1)
+    eps = target.predict(x.to(cond.dtype), t.to(cond.device), cond).float()
+    found: Tensor = (x.float() - (1 - signal.square()).clamp(min=0).sqrt() * eps) / signal
+    return found
+
+
+def _weight(target: Target, t: Int[Tensor, "N"], weighting: str) -> Float[Tensor, "N"]:
+    power = target.signal(t).square().clamp(min=LEAST_SIGNAL)
+    kind = OF_PREDICTION[target.prediction_type] if weighting == "prediction" else weighting
+    return {"epsilon": torch.ones_like(power), "v": 1 / power, "x0": (1 - power) / power}[kind]
