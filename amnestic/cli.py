@@ -8,6 +8,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.table import Table
 
+from amnestic.commands.finetune import finetune
 from amnestic.core.errors import AmnesticError, InputError
 from amnestic.core.records import Keep, Sampling
 from amnestic.terminal import (
@@ -137,6 +138,7 @@ def locate(
     rung: Annotated[int | None, typer.Option(help="Only works on this rung of the ladder.")] = None,
     part: Annotated[str | None, typer.Option(metavar="I/N", help="Such as 1/2: every second work.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many works.")] = None,
+    controls: Annotated[str, typer.Option(help="Prompts to compare with: base, heldout or both.")] = "base",
     like: Annotated[str, typer.Option(help="Record whose size random-units imitates.")] = "",
     seeds: Annotated[int, typer.Option(min=1, help="Starting noises per prompt.")] = 1,
     references: Annotated[Path | None, typer.Option(help="Originals, for methods that look at them.")] = None,
@@ -153,16 +155,14 @@ def locate(
     from amnestic.audit.selection import Selection, part_of
     from amnestic.core.registry import options_from
 
-    selection = Selection(rung=rung, part=part_of(part) if part else None, limit=limit)
+    selection = Selection(rung=rung, part=part_of(part) if part else None, limit=limit, controls=controls)
     request = stages.LocateRequest(
         run=run, method=method, options=options_from(option or []), selection=selection,
         like=like, n_seeds=seeds, references=references, model=model, device=device, allow_pickle=allow_pickle,
     )  # fmt: skip
     with progress_bars() as show:
         if analyze:
-            wanted = stages.AnalyzeRequest(
-                locate=request, n_sets=sets, size=set_size, transfer_seeds=transfer_seeds
-            )  # fmt: skip
+            wanted = stages.AnalyzeRequest(locate=request, n_sets=sets, size=set_size, transfer_seeds=transfer_seeds)
             shared = stages.analyze(wanted, progress=show)
         else:
             record = stages.locate(request, progress=show)
@@ -220,6 +220,9 @@ def restore(
     if told is None:
         return
     out.print(f"{told['weights']:,} weights set back\nmodel: {folder} ({told['model'][:12]})", markup=False)
+
+
+app.command()(finetune)
 
 
 @app.command()

@@ -9,7 +9,7 @@ import csv
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,11 +26,13 @@ T = TypeVar("T")
 CURVE = (0.01, 0.03, 0.05, 0.07, 0.1, 0.2, 0.3, 0.4, 0.5)
 SHORT_CURVE, CONTRASTED = (0.05, 0.1, 0.3), (0.05, 0.1)
 BASE_PROMPTS, EXTRACTION_SEEDS, EXTRACTION_WORKS, EXTRACTION_BASE = 40, 12, 48, 8
-SUBSPACE_BASE = 60  # six control sets of ten
+SETS, SET_SIZE = 6, 10  # of the sharing analysis: memorized ones, ordinary prompts and held-out works, each so many
+RUNG_WORKS = 10  # of each lower rung, as many as a set has, so that masks of rungs and of sets compare
 TAU = 10  # of 20 steps: half of the trajectory, where 10 of 50 were published
 EXTRACTED = ("claimed", "prompts", "works", "recovered", "recall", "precision", "images", "passes", "seeds")
-SHARED = ("layers", "matrix", "whole_test", "share_memorized", "share_controls", "transfer", "growth", "rungs",
-          "convention", "notes")  # fmt: skip
+COMPARED = ("layers", "matrix", "whole_test", "share_memorized", "share_controls", "control_kinds", "convention",
+            "notes")  # fmt: skip
+WITHOUT_CONTROLS = ("transfer", "growth", "rungs")  # the same whatever memorized sets are compared with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,19 +99,22 @@ class Study:
         self.top = max(int(row["rung"]) for row in testbed.rows() if row["label"] == "VM")
         descriptors = testbed.folder / "descriptors"
         self.request = AuditRequest(
-            model=str(testbed.folder / "pipeline"), prompts=self._list("prompts", None, BASE_PROMPTS),
+            model=str(testbed.folder / "pipeline"), prompts=self._list("prompts", n_base=BASE_PROMPTS),
             references=testbed.folder, out=folder / "before", sampling=testbed.sampling,
             clip=f"local-dir:{descriptors / 'clip-mini'}", bundled=descriptors / "sscd-mini",
         )  # fmt: skip
 
-    def _list(self, name: str, n_works: int | None, n_base: int) -> Path:
-        """Verbatim works of the top rung, one prompt each, and some base prompts."""
+    def _list(
+        self, name: str, *, n_base: int, n_works: int | None = None, n_lower: int = 0, n_heldout: int = 0
+    ) -> Path:  # fmt: skip
+        """Verbatim works of the top rung, of each lower rung, base prompts and held-out works; a prompt per work."""
         rows = self.testbed.rows()
-        seen: dict[str, dict[str, str]] = {}
-        for row in rows:
-            if row["label"] == "VM" and row["rung"] == str(self.top):
-                seen.setdefault(row["work"], row)
-        kept = [*seen.values()][:n_works] + [row for row in rows if row["label"] == "base"][:n_base]
+        verbatim = [row for row in rows if row["label"] == "VM"]
+        kept = first_of_works(row for row in verbatim if row["rung"] == str(self.top))[:n_works]
+        for rung in sorted({int(row["rung"]) for row in verbatim} - {self.top}):
+            kept += first_of_works(row for row in verbatim if row["rung"] == str(rung))[:n_lower]
+        kept += [row for row in rows if row["label"] == "base"][:n_base]
+        kept += first_of_works(row for row in rows if row["label"] == "heldout")[:n_heldout]
         path = self.folder / f"{name}.csv"
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
@@ -136,7 +141,10 @@ class Study:
     def look_closer(self, results: dict[str, Any], write: Callable[[], None]) -> None:
         """Is the subspace shared, and does an extraction attack still find what was pruned?"""
         met = results["smallest_r_within_bounds"]
-        results["subspace"] = {"published r": self.subspace(0.01, 0), "r = 0.1": self.subspace(0.1, 2)}
+        results["subspace"] = {"published r": self.subspace(0.01), "r = 0.1": self.subspace(0.1, transfer_seeds=2)}
+        results["subspace_heldout"] = {
+            name: self.subspace(r, controls="heldout") for name, r in (("published r", 0.01), ("r = 0.1", 0.1))
+        }
         write()
         for trial in (wanda(met["empty"] or 0.1), NEMO):
             results["methods"][trial.name]["extraction"] = self.extraction(trial)
@@ -187,7 +195,7 @@ class Study:
         """The attack on the model before it is pruned, and after."""
         attack = CliqueExtraction(clique=4, distance=0.15)
         request = replace(
-            self.request, prompts=self._list("extraction", EXTRACTION_WORKS, EXTRACTION_BASE),
+            self.request, prompts=self._list("extraction", n_works=EXTRACTION_WORKS, n_base=EXTRACTION_BASE),
             n_seeds=EXTRACTION_SEEDS, clip=None, out=self.folder / "extraction-before",
         )  # fmt: skip
         stages.audit(request)
@@ -200,15 +208,31 @@ class Study:
             found[name] = {key: data[key] for key in EXTRACTED}
         return found
 
-    def subspace(self, r: float, transfer_seeds: int) -> dict[str, Any]:
-        """Whether disjoint sets of works of the top rung share a mask; the audit has more controls than the edits'."""
-        request = replace(
-            self.request, prompts=self._list("subspace", None, SUBSPACE_BASE), out=self.folder / "subspace"
-        )
+    def subspace(self, r: float, *, controls: str = "base", transfer_seeds: int = 0) -> dict[str, Any]:
+        """Whether disjoint sets of works of the top rung share a mask, in an audit of its own.
+
+        Beside the top rung it has some works of every other one, and as many ordinary prompts and held-out works as
+        control sets need. What does not hang on the controls is told once, with ordinary prompts.
+        """
+        n = SETS * SET_SIZE
+        prompts = self._list("sharing", n_base=n, n_lower=RUNG_WORKS, n_heldout=n)
+        request = replace(self.request, prompts=prompts, out=self.folder / "sharing")
         stages.audit(request)
-        located = LocateRequest(run=request.out, options={"r": r, "tau": TAU}, selection=Selection(rung=self.top))
-        data = _there(stages.analyze(AnalyzeRequest(locate=located, transfer_seeds=transfer_seeds))).data
-        return {"r": r, **{key: data[key] for key in SHARED}}
+        located = LocateRequest(
+            run=request.out, options={"r": r, "tau": TAU}, selection=Selection(rung=self.top, controls=controls)
+        )
+        asked = AnalyzeRequest(locate=located, n_sets=SETS, size=SET_SIZE, transfer_seeds=transfer_seeds)
+        data = _there(stages.analyze(asked)).data
+        keys = COMPARED if controls == "heldout" else (*COMPARED, *WITHOUT_CONTROLS)
+        return {"r": r, **{key: data[key] for key in keys}}
+
+
+def first_of_works(rows: Iterable[dict[str, str]]) -> list[dict[str, str]]:
+    """The first prompt of every work."""
+    seen: dict[str, dict[str, str]] = {}
+    for row in rows:
+        seen.setdefault(row["work"], row)
+    return [*seen.values()]
 
 
 def summary_of(audit: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from amnestic.report.wording import NOT_MEASURED, Facts, percent, scaled
 
 ALL_LAYERS, MEAN_OVER_LAYERS = "all layers", "mean over layers"
 LEVEL = 0.05
+KINDS = {"base": "ordinary prompts", "heldout": "prompts of held-out works"}
 
 
 class Answer(NamedTuple):
@@ -45,8 +46,15 @@ def answer(data: Facts) -> Answer:
     """
     whole, test = whole_of(data), mapping(data.get("whole_test"))
     p = real(test.get("p_value"))
-    said = [_overlaps(whole), *_test(test), *_kinds(whole), _layers(layers_of(data)), *_sizes(whole)]
+    kinds = _kinds(whole, controls_in_words(mapping(data.get("control_kinds"))), found=_is_more(whole, p))
+    said = [_overlaps(whole), *_test(test), *kinds, _layers(layers_of(data)), *_sizes(whole)]
     return Answer(_headline(whole, p), tuple(said))
+
+
+def _is_more(whole: Facts, p: float | None) -> bool:
+    """Whether the test shows that memorized sets overlap more with each other than with control sets."""
+    ours, theirs = real(whole.get("within_memorized")), real(whole.get("with_controls"))
+    return ours is not None and theirs is not None and p is not None and p < LEVEL and ours > theirs
 
 
 def _headline(whole: Facts, p: float | None) -> str:
@@ -54,7 +62,7 @@ def _headline(whole: Facts, p: float | None) -> str:
     claim = "memorized sets overlap more with each other than with control sets"
     if ours is None or theirs is None or p is None:
         return f"Not measured: whether {claim}."
-    if p >= LEVEL or ours <= theirs:
+    if not _is_more(whole, p):
         return f"Undecided: the test does not show that {claim}."
     if chance is None:
         return f"Yes, {claim}; what chance gives was {NOT_MEASURED}."
@@ -87,15 +95,44 @@ def _test(test: Facts) -> list[str]:
     return [*said, "That a difference was not shown does not mean that there is none."]
 
 
-def _kinds(whole: Facts) -> list[str]:
-    """Prompts of one kind share a mask, too, whether they are memorized or not."""
+def controls_in_words(kinds: Facts) -> str:
+    """What the controls are, by the numbers of each kind; empty where that was not recorded."""
+    return " and ".join(words for kind, words in KINDS.items() if kinds.get(kind))
+
+
+def _kinds(whole: Facts, controls: str, *, found: bool) -> list[str]:
+    """Whether a difference may be one between kinds of prompts; those of one kind share a mask, memorized or not."""
     ours, others = real(whole.get("within_memorized")), real(whole.get("within_controls"))
-    if ours is None or others is None or others < ours:
-        return []
-    return [
-        "But control sets overlap with each other no less than memorized ones. So the masks may tell two kinds of "
-        "prompts apart instead of memorization; controls of the same kind, such as works held out, would decide."
+    as_much = ours is not None and others is not None and others >= ours
+    if controls == KINDS["heldout"]:
+        return _against_heldout(found=found, as_much=as_much)
+    said = [f"Controls are {controls}."] if controls else []
+    if as_much:
+        return [
+            *said,
+            "But control sets overlap with each other no less than memorized ones. So the masks may tell two kinds of "
+            "prompts apart instead of memorization; controls of the same kind, such as works held out, would decide.",
+        ]
+    if controls and found:
+        said += ["So the difference may be one of the kind of prompt; works held out as only controls would decide."]
+    return said
+
+
+def _against_heldout(*, found: bool, as_much: bool) -> list[str]:
+    """Works held out are of the same kind."""
+    said = [
+        "Controls are prompts of held-out works, which are meant to differ from memorized ones in nothing but "
+        "memorization."
     ]
+    if not found:
+        return [*said, "So nothing here shows that what sets share is memorization instead of the kind of prompt."]
+    said += ["So the difference is one of memorization, not of the kind of prompt."]
+    if as_much:
+        said += [
+            "But control sets overlap with each other no less than memorized ones: to share a mask is no mark of "
+            "memorization by itself, only how the masks of both differ is."
+        ]
+    return said
 
 
 def _layers(rows: Sequence[Facts]) -> str:

@@ -9,7 +9,14 @@ from amnestic.report import wording
 from amnestic.report.before_after_rows import STAGES, shown
 from amnestic.report.facts import count, listed, mapping, real
 from amnestic.report.html import fill, rows
-from amnestic.report.subspace_answer import MEAN_OVER_LAYERS, answer, is_found, layers_of, whole_of
+from amnestic.report.subspace_answer import (
+    MEAN_OVER_LAYERS,
+    answer,
+    controls_in_words,
+    is_found,
+    layers_of,
+    whole_of,
+)
 from amnestic.report.subspace_figures import (
     growth_figure,
     iou_matrix_figure,
@@ -58,7 +65,8 @@ def render_subspace(data: Mapping[str, Any], tensors: Mapping[str, "Tensor"], ma
 
     Args:
         data: Of its record: ``layers matrix convention notes whole_test share_memorized share_controls sets transfer
-            growth rungs steps seconds``; any may be missing, and names of works may be hostile and stay text.
+            growth rungs steps control_kinds seconds``; any may be missing, and names of works may be hostile and stay
+            text.
         tensors: Of its record: ``step_shares`` (K layers x T steps, in [0, 1]) where the method keeps steps.
         made_by: ``name`` and ``parameters`` of the localizer.
 
@@ -97,7 +105,8 @@ def _settings(data: Facts, made_by: Mapping[str, Any]) -> Iterator[tuple[str, st
     sizes = sorted({len(works) for _, works in _sets(data)})
     each = f", of {' or '.join(map(str, sizes))} works each" if sizes else ""
     yield "Memorized sets", _how_many(data.get("share_memorized"), each)
-    yield "Control sets", _how_many(data.get("share_controls"), "")
+    kinds = controls_in_words(mapping(data.get("control_kinds")))
+    yield "Control sets", _how_many(data.get("share_controls"), f", of {kinds}" if kinds else "")
     yield "Units searched", f"{shown(count(whole.get('n_units')))} in {len(layers_of(data))} layers"
     n, exact = count(test.get("n_permutations")), test.get("exact")
     how = "" if not n else ", all there are" if exact else ", random ones"

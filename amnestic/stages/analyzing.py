@@ -102,6 +102,8 @@ def _analyzed(
     )
     data, tensors = _content(shared), {}
     data["sets"] = [[p.work for p in one] for one in sets]
+    data["selection"], data["control_kinds"] = plain(how.selection), chosen.control_kinds()
+    data["notes"] += [chosen.note] if chosen.note else []
     data["transfer"] = _transfer(run, request, target, located, sets, progress)
     data["growth"] = _growth(method, target, case, request.seed)
     data["rungs"] = _by_rung(run, method, target, case)

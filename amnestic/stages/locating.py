@@ -34,7 +34,7 @@ class LocateRequest:
         run: Folder of a finished audit.
         method: Name of a localizer.
         options: Its settings that differ from the default.
-        selection: Which of the works that replicate.
+        selection: Which of the works that replicate, and which controls.
         like: Record whose number of units per layer ``random-units`` imitates, or empty.
         n_seeds: Starting noises per prompt.
         references: Folder of originals, for methods that need them.
@@ -93,6 +93,7 @@ def _locate(request: LocateRequest, progress: Progress) -> Record:
     told = {
         "memorized": [p.id for p in chosen.memorized], "works": [p.work for p in chosen.memorized],
         "other_works": [p.work for p in chosen.others], "controls": [p.id for p in chosen.controls],
+        "control_kinds": chosen.control_kinds(), "controls_note": chosen.note,
         "selection": plain(request.selection), "n_seeds": request.n_seeds,
         "model": run.manifest()["settings"]["model"]["digest"], "seconds": round(time.monotonic() - started, 1),
     }  # fmt: skip
@@ -114,7 +115,7 @@ def parents_of(run: Run, request: LocateRequest, chosen: Selected) -> tuple[str,
     prompts = [[p.id for p in some] for some in (chosen.memorized, chosen.others, chosen.controls)]
     references = ""
     if request.references is not None:
-        references = read_references(request.references, extra=[p.image for p in chosen.memorized if p.image]).digest
+        references = read_references(request.references, extra=_named(chosen)).digest
     asked = digest(prompts, plain(request.selection), request.n_seeds)
     return (run.manifest()["digest"], scored(run).id, asked, references)
 
@@ -190,14 +191,20 @@ def _steps(located: Located, target: PipelineTarget) -> dict[str, Any] | None:
 
 
 def _originals(run: Run, request: LocateRequest, target: PipelineTarget, chosen: Selected) -> dict[str, Tensor]:
-    """Latents of originals; of a control, which has none, those of its own first image in the run."""
+    """Latents of originals; of a control without one, those of its own first image in the run."""
     if request.references is None:  # localizer_of has seen to it
         return {}
-    named = [p.image for p in chosen.memorized if p.image]
-    references = read_references(request.references, extra=named)
+    references = read_references(request.references, extra=_named(chosen))
     known, drawn = {r.id: r for r in references.usable()}, images_of(run, target)
-    pictures = {p.id: references.load(known[p.image]) for p in chosen.memorized if p.image in known}
-    pictures |= {p.id: drawn(Unit(p.id, 0)) for p in chosen.controls}
+    pictures = {
+        p.id: references.load(known[p.image]) for p in (*chosen.memorized, *chosen.controls) if p.image in known
+    }
+    pictures |= {p.id: drawn(Unit(p.id, 0)) for p in chosen.controls if p.id not in pictures}
     side = (target.image_size, target.image_size)
     fitting = {name: match_size(picture, side) for name, picture in pictures.items()}
     return {name: target.latents_of([picture])[0] for name, picture in fitting.items()}
+
+
+def _named(chosen: Selected) -> list[str]:
+    """Originals that the prompt list names."""
+    return [p.image for p in (*chosen.memorized, *chosen.controls) if p.image]

@@ -1,13 +1,16 @@
 """From an audit to an edited model and back: located, pruned, audited again, restored."""
 
+import csv
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 from safetensors.torch import load_file
 
 from amnestic import stages
@@ -26,6 +29,23 @@ def audited(request_of):
     """An audit with a threshold that everything exceeds."""
     stages.audit(replace(request_of, threshold=-1.0))
     return request_of
+
+
+def audited_beside_heldout(request_of, *, base=True):
+    """An audit with two held-out works beside the others."""
+    with request_of.prompts.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if base or row["label"] != "base"]
+    for i in range(2):
+        picture = np.random.default_rng(10 + i).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(request_of.references / f"h{i}.png")
+        rows.append({"id": f"h{i}", "prompt": f"a held-out work {i}", "image": f"h{i}.png", "label": "heldout"})
+    request = replace(request_of, threshold=-1.0, prompts=request_of.prompts.with_name("with-heldout.csv"))
+    with request.prompts.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["id", "prompt", "image", "label", "rung"])
+        writer.writeheader()
+        writer.writerows(rows)
+    stages.audit(request)
+    return request
 
 
 @pytest.fixture
@@ -115,6 +135,79 @@ class TestLocate:
             stages.locate(LocateRequest(run=audited.out, options={"rr": 1}))
         with pytest.raises(InputError, match=r"r: .*valid number"):
             stages.locate(LocateRequest(run=audited.out, options={"r": "many"}))
+
+
+class TestControls:
+    @pytest.fixture
+    def both(self, request_of):
+        return audited_beside_heldout(request_of)
+
+    def located(self, run, controls, **options):
+        how = {"r": 0.2, "tau": 2} | options
+        return stages.locate(LocateRequest(run=run, options=how, selection=Selection(controls=controls)))
+
+    def test_they_are_those_that_are_asked_for(self, both):
+        found = [self.located(both.out, controls) for controls in ("base", "heldout", "both")]
+        assert [r.data["controls"] for r in found] == [["b0", "b1"], ["h0", "h1"], ["b0", "b1", "h0", "h1"]]
+        assert [r.data["control_kinds"] for r in found] == [{"base": 2}, {"heldout": 2}, {"base": 2, "heldout": 2}]
+        assert [r.data["selection"]["controls"] for r in found] == ["base", "heldout", "both"]
+        assert [r.data["controls_note"] for r in found] == ["", "", ""]
+        assert [r.data["works"] for r in found] == [["w0", "w1", "w2", "w3"]] * 3
+        assert len({r.id for r in found}) == 3
+
+    def test_others_give_another_contrast(self, both):
+        base, heldout = (
+            located_of(self.located(both.out, controls, contrast="controls")).tensors
+            for controls in ("base", "heldout")
+        )
+        equal = {name: torch.equal(norms, heldout[name]) for name, norms in base.items()}
+        assert not any(same for name, same in equal.items() if name.startswith("contrast."))
+
+    def test_those_that_the_audit_lacks_are_refused(self, audited):
+        with pytest.raises(InputError, match=r"held-out works as controls, the audit drew none; .* --controls base"):
+            self.located(audited.out, "heldout")
+
+    def test_held_out_ones_stand_in_for_ordinary_ones_and_the_record_says_so(self, request_of):
+        request = audited_beside_heldout(request_of, base=False)
+        found = self.located(request.out, "base")
+        assert (found.data["controls"], found.data["control_kinds"]) == (["h0", "h1"], {"heldout": 2})
+        assert "drew no ordinary prompts, so the controls are prompts of held-out works" in found.data["controls_note"]
+        assert found.data["controls_note"] in stages.analyze(analysis_of(request.out)).data["notes"]
+        with pytest.raises(
+            InputError, match=r"ordinary prompts as controls, the audit drew none; .* --controls heldout"
+        ):
+            self.located(request.out, "both")
+
+    def test_a_held_out_work_has_an_original_to_look_at(self, both, monkeypatch):
+        monkeypatch.setattr("amnestic.stages.locating.images_of", lambda *_: lambda unit: pytest.fail(f"drew {unit}"))
+        found = stages.locate(
+            LocateRequest(
+                run=both.out, method="gradient-attribution", references=both.references, options={"n_timesteps": 1},
+                selection=Selection(controls="heldout"),
+            )
+        )  # fmt: skip
+        assert found.data["notes"]["without original"] == []
+
+    def test_the_analysis_compares_with_them(self, both):
+        found = {}
+        for controls in ("base", "heldout"):
+            asked = analysis_of(both.out)
+            asked = replace(asked, locate=replace(asked.locate, selection=Selection(controls=controls)))
+            found[controls] = stages.analyze(asked)
+            words = {"base": "ordinary prompts", "heldout": "prompts of held-out works"}[controls]
+            assert f"Controls are {words}" in (both.out / "subspace.html").read_text()
+            assert found[controls].data["selection"]["controls"] == controls
+            assert found[controls].data["control_kinds"] == {controls: 2}
+            assert not [note for note in found[controls].data["notes"] if "held-out" in note]
+        base, heldout = found["base"], found["heldout"]
+        assert base.id != heldout.id
+        assert base.data["share_memorized"] == heldout.data["share_memorized"]
+        assert base.data["share_controls"] != heldout.data["share_controls"]
+
+
+def analysis_of(run):
+    located = LocateRequest(run=run, options={"r": 0.2, "tau": 2}, device="cpu")
+    return AnalyzeRequest(locate=located, n_sets=2, size=1, transfer_seeds=0)
 
 
 class TestPrune:

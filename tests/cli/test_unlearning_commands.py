@@ -68,6 +68,11 @@ def test_list_shows_every_method_with_its_settings(family):
         (["locate", "{run}", "-o", "r=2"], "r must lie in (0, 1]"),
         (["locate", "{run}", "--part", "3/2"], "expected a part such as 1/2"),
         (["locate", "{run}", "--part", "half"], "expected a part such as 1/2, got half"),
+        (["locate", "{run}", "--controls", "held-out"], "one of base, heldout, both; got held-out"),
+        (
+            ["locate", "{run}", "--analyze", "--controls", "heldout"],
+            "the audit drew none; label some of the list heldout",
+        ),
         (["prune", "{run}", "--out", "{out}"], "nothing was located in"),
         (["prune", "{run}", "--out", "{out}", "--conceal", "--method", "zero-units"], "give one of them"),
         (["restore", "{none}", "--run", "{run}", "--out", "{out}"], "give a folder that amnestic prune wrote"),

@@ -69,6 +69,7 @@ def test_neurons_are_those_whose_share_rises_most(target, tiny_pipeline, n_times
     how = {"n_timesteps": n_timesteps, "n_noises": n_noises, "seed": seed}
     found = localizer(share=0.1, **how)(target, CASE)
     other = PipelineTarget.load(tiny_pipeline)  # backward() leaves gradients in its parameters
+    other.pipeline.unet.requires_grad_(True)
     ours, theirs = ([literal(other, p, **how) for p in part] for part in (MEMORIZED, CONTROLS))
     for site in found.units.sites:
         rise = sum(s[site.name] for s in ours) / len(ours) - sum(s[site.name] for s in theirs) / len(theirs)

@@ -110,6 +110,12 @@ def test_mistakes_are_one_sentence(name, options, said):
         build("localizer", name, options)
 
 
+def test_a_contrast_with_controls_needs_some(target):
+    method = build("localizer", "wanda-subspace", {"contrast": "controls"})
+    with pytest.raises(InputError, match="add controls to the case"):
+        method(target, Case(memorized=MEMORIZED, sampling=HOW))
+
+
 def test_no_memorized_prompt_is_a_mistake(target):
     with pytest.raises(InputError, match="at least one memorized prompt"):
         build("localizer", "wanda-subspace")(target, Case(memorized=(), sampling=HOW))

@@ -268,6 +268,61 @@ def test_values_that_are_not_finite_are_not_measured():
     assert "nan" not in Reader(re.sub(r"<svg.*?</svg>", "", html, flags=re.DOTALL)).words.lower().split()
 
 
+def said_of(kinds, *, p=0.004, **of_whole):
+    data = content(layers=layers(**of_whole), control_kinds=kinds)
+    return " ".join(answer(data | {"whole_test": data["whole_test"] | {"p_value": p}}).sentences)
+
+
+HELDOUT, BASE, BOTH = {"heldout": 60}, {"base": 60}, {"base": 40, "heldout": 20}
+SAME_KIND = "meant to differ from memorized ones in nothing but memorization."
+OF_MEMORIZATION = "the difference is one of memorization, not of the kind of prompt"
+NOT_SHOWN = "nothing here shows that what sets share is memorization"
+MAY_BE_KIND = "the difference may be one of the kind of prompt"
+AS_MUCH = "overlap with each other no less than memorized ones"
+
+
+class TestWhatTheControlsAre:
+    def test_held_out_works_decide_for_memorization(self):
+        text = said_of(HELDOUT)
+        assert SAME_KIND in text
+        assert OF_MEMORIZATION in text
+        assert not any(words in text for words in (NOT_SHOWN, MAY_BE_KIND, AS_MUCH))
+
+    @pytest.mark.parametrize("how", [{"p": 0.05}, {"p": None}, {"with_controls": 0.412}, {"with_controls": None}])
+    def test_or_show_nothing(self, how):
+        text = said_of(HELDOUT, **how)
+        assert SAME_KIND in text
+        assert NOT_SHOWN in text
+        assert OF_MEMORIZATION not in text
+
+    def test_held_out_works_that_share_as_much_are_told(self):
+        text = said_of(HELDOUT, within_controls=0.5)
+        assert OF_MEMORIZATION in text
+        assert AS_MUCH in text
+        assert "tell two kinds of prompts apart" not in text
+
+    @pytest.mark.parametrize(
+        ("kinds", "words"), [(BASE, "ordinary prompts."), (BOTH, "ordinary prompts and prompts of held-out works.")]
+    )
+    def test_ordinary_prompts_leave_the_kind_of_prompt_open(self, kinds, words):
+        assert f"Controls are {words}" in said_of(kinds)
+        assert MAY_BE_KIND in said_of(kinds)
+        assert OF_MEMORIZATION not in said_of(kinds)
+        assert MAY_BE_KIND not in said_of(kinds, p=0.05)
+        both = said_of(kinds, within_controls=0.5)
+        assert "tell two kinds of prompts apart" in both
+        assert MAY_BE_KIND not in both
+
+    def test_without_a_record_of_it_nothing_is_said(self):
+        text = said_of(None)
+        assert "Controls are" not in text
+        assert MAY_BE_KIND not in text
+
+    def test_the_page_says_what_control_sets_are_made_of(self):
+        assert "Control sets 2, of prompts of held-out works" in words(page(control_kinds=HELDOUT))
+        assert "Control sets 2 Units" in words(page())
+
+
 @pytest.mark.parametrize(("within_controls", "said"), [(0.411, False), (0.412, True), (0.9, True), (None, False)])
 def test_controls_that_share_as_much_are_told(within_controls, said):
     data = content()

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from amnestic.audit.early_steps import watch_early_steps
+from amnestic.audit.early_steps import Sums, sum_early_steps
 from amnestic.core.errors import InputError
 from amnestic.core.methods import Case, Finding, Localizer
 from amnestic.core.registry import register
@@ -29,7 +29,7 @@ class ActivationContrast(Localizer):
     Attributes:
         share: Share of every layer's neurons that is taken at most, in (0, 1].
         tau: First denoising steps that count, at least 1.
-        batch_size: Prompts drawn at once; does not change the result beyond rounding.
+        batch_size: Prompts drawn at once, fewer when memory runs out; does not change the result beyond rounding.
 
     Source:
         Difference of means; the plainest rival of Chavhan et al., arXiv 2406.18566, 2024.
@@ -66,15 +66,15 @@ class ActivationContrast(Localizer):
         self, target: Target, sites: Sequence[Site], texts: Sequence[str], case: Case, tau: int
     ) -> dict[str, Float[Tensor, "U"]]:
         """Mean absolute activity of every neuron; all prompts share their starting noise."""
-        sums = {site.name: torch.zeros(site.shape) for site in sites}
-        tokens = dict.fromkeys(sums, 0)
+        zeros = {site.name: torch.zeros(site.shape) for site in sites}
+        zeros |= {f"tokens.{name}": torch.zeros((), dtype=torch.long) for name in zeros}
 
-        def keep(seen: Passing) -> None:
+        def add(seen: Passing, sums: Sums) -> None:
             rows = seen.conditional.flatten(end_dim=-2)
             sums[seen.site.name] += rows.float().abs().sum(dim=0).cpu()
-            tokens[seen.site.name] += len(rows)
+            sums[f"tokens.{seen.site.name}"] += len(rows)
 
-        watch_early_steps(
-            target, sites, texts, case, keep, tau=tau, name="activation-contrast", batch_size=self.batch_size
+        sums = sum_early_steps(
+            target, sites, texts, case, zeros, add, tau=tau, name="activation-contrast", batch_size=self.batch_size
         )  # fmt: skip
-        return {name: total / tokens[name] for name, total in sums.items()}
+        return {site.name: sums[site.name] / int(sums[f"tokens.{site.name}"]) for site in sites}

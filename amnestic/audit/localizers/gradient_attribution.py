@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from amnestic.core.errors import InputError
@@ -17,6 +17,7 @@ from amnestic.core.tape import Passing
 from amnestic.core.target import Target
 from amnestic.core.units import Site
 from amnestic.measures.subspace import top_per_row
+from amnestic.parallel import shrinking_batches
 
 
 @register
@@ -36,7 +37,7 @@ class GradientAttribution(Localizer):
         share: Share of every layer's neurons that is taken at most, in (0, 1].
         n_timesteps: Training timesteps per original, at least 1: midpoints of equal parts of the schedule.
         n_noises: Noises per timestep, at least 1; no two rows share one.
-        batch_size: Rows computed at once; does not change the result beyond rounding.
+        batch_size: Rows computed at once, fewer when memory runs out; does not change the result beyond rounding.
         seed: Seed of the noises.
 
     Source:
@@ -84,17 +85,33 @@ class GradientAttribution(Localizer):
         """Each prompt's attribution, one row per prompt, which sums to 1 in every layer."""
         sums = {site.name: torch.zeros(len(prompts), *site.shape) for site in sites}
         cond, draws = target.encode([p.prompt for p in prompts]), self.n_timesteps * self.n_noises
+
+        def attributed(size: int, rows: Tensor) -> tuple[int, dict[str, Tensor]]:
+            parts = []
+            for part in rows.split(size):
+                owners, draw = part // draws, part % draws
+                x, noise, t = self._noised(target, [prompts[i].id for i in owners.tolist()], draw, originals)
+                parts.append(_attribution(target, sites, x, noise, t, cond[owners.to(cond.device)]))
+            return size, {site.name: torch.cat([part[site.name] for part in parts]) for site in sites}
+
+        fits = self.batch_size
         for rows in torch.arange(len(prompts) * draws).split(self.batch_size):
-            owners, draw = rows // draws, rows % draws
-            t = ((draw // self.n_noises + 0.5) * target.train_timesteps / self.n_timesteps).long()
-            ids = [prompts[owner].id for owner in owners.tolist()]
-            x0 = torch.stack([originals[name].detach().float().cpu() for name in ids])
-            noise = torch.stack([self._noise(target, *row) for row in zip(ids, draw.tolist(), strict=True)])
-            found = _attribution(target, sites, target.noised(x0, noise, t), noise, t, cond[owners.to(cond.device)])
-            for name, values in found.items():
-                sums[name].index_add_(0, owners, values)
+            tried = min(fits, len(rows))
+            size, found = shrinking_batches(lambda size, rows=rows: attributed(size, rows), start=tried)
+            fits = size if size < tried else fits
+            for name, values in found.items():  # a batch is added when all of it is there, never in part
+                sums[name].index_add_(0, rows // draws, values)
         totals = {name: s.sum(dim=1, keepdim=True) for name, s in sums.items()}
         return {name: s / totals[name].where(totals[name] != 0, 1.0) for name, s in sums.items()}
+
+    def _noised(
+        self, target: Target, ids: Sequence[str], draw: Int[Tensor, "N"], originals: Mapping[str, Tensor]
+    ) -> tuple[Float[Tensor, "N C H W"], Float[Tensor, "N C H W"], Int[Tensor, "N"]]:
+        """Originals with the noise of their draws, that noise, and the timesteps."""
+        t = ((draw // self.n_noises + 0.5) * target.train_timesteps / self.n_timesteps).long()
+        x0 = torch.stack([originals[name].detach().float().cpu() for name in ids])
+        noise = torch.stack([self._noise(target, *row) for row in zip(ids, draw.tolist(), strict=True)])
+        return target.noised(x0, noise, t), noise, t
 
     def _noise(self, target: Target, prompt_id: str, draw: int) -> Float[Tensor, "C H W"]:
         rng = generator(self.seed, "gradient-attribution", prompt_id, str(draw))

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from amnestic.audit.early_steps import watch_early_steps
+from amnestic.audit.early_steps import Sums, sum_early_steps
+from amnestic.core.errors import InputError
 from amnestic.core.methods import Case, Finding, Localizer
 from amnestic.core.registry import register
 from amnestic.core.tape import Passing
@@ -36,7 +37,7 @@ class WandaSubspace(Localizer):
             non-memorized prompts of the case, as the paper says).
         rows: ``both`` guidance rows (as the released code) or ``conditional`` ones only.
         layers: ``all`` feed-forward layers or ``down+mid``.
-        batch_size: Prompts drawn at once; does not change the result beyond rounding.
+        batch_size: Prompts drawn at once, fewer when memory runs out; does not change the result beyond rounding.
 
     Source:
         Chavhan et al., "Memorized Images in Diffusion Models share a Subspace that can be Located
@@ -65,6 +66,8 @@ class WandaSubspace(Localizer):
 
     def locate(self, target: Target, case: Case) -> Finding:
         """Norms over memorized prompts and contrast, then masks; only the first `tau` steps are drawn."""
+        if self.contrast == "controls" and not case.controls:
+            raise InputError("expected non-memorized prompts to contrast with, got none; add controls to the case")
         tau = self._steps(case)
         memorized, others = [p.prompt for p in case.memorized], [p.prompt for p in case.controls]
         if self.contrast == "controls":
@@ -94,17 +97,16 @@ class WandaSubspace(Localizer):
 
     def _squares(self, target: Target, sites: Sequence[Site], texts: Sequence[str], case: Case, tau: int) -> Squares:
         """Sums of squared unit-length activations per site and step; all prompts share their starting noise."""
-        sums = {site.name: torch.zeros(tau, site.shape[1]) for site in sites}
+        zeros = {site.name: torch.zeros(tau, site.shape[1]) for site in sites}
 
-        def keep(seen: Passing) -> None:
+        def add(seen: Passing, sums: Sums) -> None:
             rows = (seen.conditional, seen.unconditional) if self.rows == "both" else (seen.conditional,)
             for part in rows:
                 sums[seen.site.name][seen.step] += squared_norms(part).cpu()
 
-        watch_early_steps(
-            target, sites, texts, case, keep, tau=tau, name="wanda-subspace", batch_size=self.batch_size
+        return sum_early_steps(
+            target, sites, texts, case, zeros, add, tau=tau, name="wanda-subspace", batch_size=self.batch_size
         )  # fmt: skip
-        return sums
 
     def _notes(self, sites: Sequence[Site], tau: int) -> dict[str, object]:
         empty = [s.name for s in sites if int(self.r * s.shape[1]) == 0]
