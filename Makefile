@@ -25,6 +25,7 @@ check: .venv/.installed-dev  ## format, lint, types, layers
 bench: .venv/.installed-dev  ## ratios of speed and memory, measured in one run
 	.venv/bin/python benchmarks/audit.py
 	.venv/bin/python benchmarks/localizers.py
+	.venv/bin/python benchmarks/attacks.py
 
 results: .venv/.installed-dev  ## measure again what docs/results/ holds; resumable, about an hour
 	.venv/bin/python scripts/pruning_results.py

@@ -1,6 +1,6 @@
 """What a person sees on a terminal: progress, and tables of what was found."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from typing import Any
@@ -132,3 +132,41 @@ def print_sharing(data: Mapping[str, Any]) -> None:
     out.print("p over all layers together: " + ("not measured" if p_value is None else f"{p_value:.4f}"))
     for note in (data["convention"], *data["notes"]):
         out.print(note, markup=False)
+
+
+def print_attack(name: str, data: Mapping[str, Any]) -> None:
+    """What an attack brought back, beside its controls."""
+    verdict = data["verdict"]
+    table = Table(title="share of works that came back")
+    for column in ("arm", "n", "before", "after", "95 % interval", "mean SSCD"):
+        table.add_column(column)
+    for arm, found in verdict["arms"].items():
+        last = found["curve"][-1]
+        after = last["ever"]
+        table.add_row(
+            arm, str(after["n"]), f"{found['before']['estimate']:.1%}", f"{after['estimate']:.1%}",
+            f"{after['lower']:.1%} to {after['upper']:.1%}", f"{last['mean']['estimate']:.2f}",
+        )  # fmt: skip
+    out.print(table)
+    out.print(verdict["sentence"], markup=False)
+    for flag in verdict["flags"]:
+        out.print(f"flag: {flag['name']}: {flag['because']}; {flag['remedy']}", markup=False)
+    out.print(f"record: {name}", markup=False)
+
+
+def print_story(chapters: Sequence[Any]) -> None:
+    """What each model draws by itself and what an attack brings out of it, side by side."""
+    table = Table(title="the story: share of the attacked works that are drawn as copies")
+    for column in ("model", "all works, own prompts", "attacked works, own prompts", "after the attack", "n"):
+        table.add_column(column)
+    for chapter in chapters:
+        plain, told = chapter.summary["leak_rate"]["estimate"], ["-", "-", "-"]
+        if chapter.attacked is not None:
+            arm = chapter.attacked.data["verdict"]["arms"]["works"]
+            last = arm["curve"][-1]["ever"]
+            told = [f"{arm['before']['estimate']:.0%}", f"{last['estimate']:.0%}", str(last["n"])]
+        table.add_row(chapter.name, "-" if plain is None else f"{plain:.0%}", *told)
+    out.print(table)
+    for chapter in chapters:
+        if chapter.attacked is not None:
+            out.print(f"{chapter.name}: {chapter.attacked.data['verdict']['sentence']}", markup=False)

@@ -41,8 +41,8 @@ class Dori(Attack):
         restarts: Searches per image, each with its own draws; the best of them counts, for controls as well.
         loss: ``denoising`` (published), ``one-step`` (the image predicted from pure noise) or ``descriptor`` (a
             differentiable descriptor of the predicted image).
-        weighting: ``prediction``, ``epsilon``, ``v`` or ``x0``: whose error the denoising loss is. A loss of v weighs
-            noisy timesteps more than one of epsilon does.
+        weighting: ``epsilon`` (published, on a model of epsilon), ``v``, ``x0``, or ``prediction``: of what the model
+            was trained to predict. A loss of v weighs noisy timesteps more, and brings images in that were never learned.
         t_low: Least timestep as a share of the schedule, in [0, 1).
         t_high: End of the range, in (t_low, 1].
         radius: Largest distance from the starting point in median distances of ordinary prompts; `None`: none.
@@ -60,7 +60,7 @@ class Dori(Attack):
     start: str = "prompt"
     restarts: int = 1
     loss: str = "denoising"
-    weighting: str = "prediction"
+    weighting: str = "epsilon"
     t_low: float = 0.0
     t_high: float = 1.0
     radius: float | None = None

@@ -13,6 +13,7 @@ from amnestic.core.seeds import generator
 from amnestic.core.target import Target
 
 STARTS = ("prompt", "noise", "other-prompt", "other-memorized")
+TEXT_STARTS = ("prompt", "empty", "other-prompt", "other-memorized")
 
 
 def starting_points(
@@ -34,16 +35,35 @@ def starting_points(
     Raises:
         InputError: If the case has no prompt of the kind.
     """
-    if kind == "prompt":
-        return target.encode([g.prompt.prompt for g in case.goals]).float()
+    if kind != "noise":
+        return target.encode(starting_texts(case, kind, seed=seed, attempt=attempt)).float()
+    like = target.encode([""])
     names = [("start", kind, goal.id, str(attempt)) for goal in case.goals]
-    if kind == "noise":
-        like = target.encode([""])
-        drawn = [torch.randn(like.shape[1:], generator=generator(seed, *name)) for name in names]
-        return torch.stack(drawn).to(like.device)
+    drawn = [torch.randn(like.shape[1:], generator=generator(seed, *name)) for name in names]
+    return torch.stack(drawn).to(like.device)
+
+
+def starting_texts(case: AttackCase, kind: str, *, seed: int, attempt: int = 0) -> tuple[str, ...]:
+    """One prompt per goal to start at, for searches over real prompts.
+
+    Args:
+        case: Goals, and prompts to begin with.
+        kind: One of `TEXT_STARTS`; ``empty`` is the empty prompt, the others are those of `starting_points`.
+        seed: Root seed of what is drawn.
+        attempt: Which try; others draw others.
+
+    Returns:
+        N texts.
+
+    Raises:
+        InputError: If the case has no prompt of the kind.
+    """
+    if kind in ("prompt", "empty"):
+        return tuple(goal.prompt.prompt if kind == "prompt" else "" for goal in case.goals)
     pool = case.natural if kind == "other-prompt" else case.memorized
-    chosen = [_other(goal, pool, kind, generator(seed, *name)) for goal, name in zip(case.goals, names, strict=True)]
-    return target.encode([p.prompt for p in chosen]).float()
+    return tuple(
+        _other(goal, pool, kind, generator(seed, "start", kind, goal.id, str(attempt))).prompt for goal in case.goals
+    )
 
 
 def _other(goal: Goal, pool: Sequence[Prompt], kind: str, rng: torch.Generator) -> Prompt:
@@ -78,7 +98,8 @@ def within(point: Float[Tensor, "N L W"], centre: Float[Tensor, "N L W"], radius
     """Points drawn back into a ball around their centre where they left it."""
     away = (point - centre).flatten(1)
     shrink = (radius / away.norm(dim=1).clamp(min=1e-12)).clamp(max=1.0)
-    return centre + (point - centre) * shrink[:, None, None]
+    inside: Tensor = centre + (point - centre) * shrink[:, None, None]
+    return inside
 
 
 def free_tokens(length: int, which: str) -> Bool[Tensor, "L"]:

@@ -15,6 +15,8 @@ from amnestic.core.records import SCHEMA, MethodSpec, plain
 
 HEADER = "amnestic-edit.json"
 """What lies beside the weights of an edited model: which edit it is, but not where it was cut."""
+FINETUNED = "finetuning"
+"""``kind`` in the header of a model that was fine-tuned: there ``edit`` names a record, and no edit file exists."""
 
 
 def save_edit(path: Path, edit: Edit, about: Mapping[str, Any]) -> None:

@@ -19,7 +19,12 @@ from amnestic.core.errors import InputError
 from amnestic.core.methods import Method, name_of
 from amnestic.core.names import did_you_mean
 
-ROOMS = ("amnestic.audit.localizers", "amnestic.mitigations.pruning", "amnestic.attacks")
+ROOMS = (
+    "amnestic.audit.localizers",
+    "amnestic.mitigations.pruning",
+    "amnestic.mitigations.finetune",
+    "amnestic.attacks",
+)
 M = TypeVar("M", bound=type[Method])
 _known: dict[str, type[Method]] = {}
 

@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import re
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -239,6 +240,12 @@ class Run:
         """The record of this stage, method and parents, or `None` when it is not there yet."""
         name = record_id(stage, made_by, parents)
         return self.record(name) if (self.folder / "records" / name / "record.json").exists() else None
+
+    def drop(self, name: str) -> None:
+        """Delete a record; nothing happens when there is none of this name."""
+        folder = self.folder / "records" / name
+        (folder / "record.json").unlink(missing_ok=True)  # first, since it says that the record is whole
+        shutil.rmtree(folder, ignore_errors=True)
 
     def records(self, stage: str) -> list[str]:
         """Names of the finished records of a stage, the oldest first."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from amnestic.core.edits import Change, Edit
@@ -11,9 +12,26 @@ from amnestic.core.units import Site, Units
 
 if TYPE_CHECKING:
     import numpy as np
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
     from numpy.typing import NDArray
     from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Vocabulary:
+    """What a text encoder reads.
+
+    Attributes:
+        embeddings: One row ``(V, E)`` per token, without gradient; not a copy.
+        ordinary: Tokens ``(V,)`` that a user types as a word by themselves: decoded and read again they are the same.
+        begin: The token before every text.
+        end: The token after it.
+    """
+
+    embeddings: "Float[Tensor, 'V E']" = field(repr=False)
+    ordinary: "Bool[Tensor, 'V']" = field(repr=False)
+    begin: int
+    end: int
 
 
 class Target(Protocol):
@@ -31,6 +49,24 @@ class Target(Protocol):
 
     def encode(self, prompts: Sequence[str]) -> "Float[Tensor, 'N L W']":
         """Conditioning of prompts."""
+        ...
+
+    def tokens(self, texts: Sequence[str]) -> "Int[Tensor, 'N L']":
+        """Token ids of texts as `encode` reads them, on the CPU: begin, content, end, padding."""
+        ...
+
+    def texts_of(self, ids: "Int[Tensor, 'N L']") -> tuple[str, ...]:
+        """Texts of token ids, without begin, end and padding; reading one again may give other ids."""
+        ...
+
+    def vocabulary(self) -> Vocabulary:
+        """All tokens, and which of them can be typed."""
+        ...
+
+    def encode_tokens(
+        self, ids: "Int[Tensor, 'N L']", embeddings: "Float[Tensor, 'N L E'] | None" = None
+    ) -> "Float[Tensor, 'N L W']":
+        """Conditioning of token ids; `embeddings` speak instead of the vocabulary's, differentiable in them."""
         ...
 
     def noise(self, units: Sequence[Unit], *, size: tuple[int, int] | None = None) -> "Float[Tensor, 'N C H W']":

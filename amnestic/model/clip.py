@@ -12,6 +12,7 @@ from huggingface_hub import constants
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional
 
 from amnestic.core.errors import InputError
 from amnestic.core.names import did_you_mean
@@ -96,6 +97,22 @@ class ClipEncoder:
             tokens: Int[Tensor, "N L"] = self._tokenizer(list(texts[part])).to(self._device)
             rows[part] = self._model.encode_text(tokens).to("cpu", torch.float32)
         return unit_rows(rows)
+
+    def differentiable(self, pictures: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N D"]:
+        """Unit vectors of pictures in [0, 1], through which gradients flow back to the pictures.
+
+        Args:
+            pictures: Of any one size; scaled to the model's own without a crop.
+
+        Returns:
+            (N, D) on the pictures' device; close to, not equal to, those of 8-bit pictures.
+        """
+        how = self._model.visual.preprocess_cfg
+        side = how["size"] if isinstance(how["size"], int) else tuple(how["size"])
+        scaled = functional.interpolate(pictures.float(), size=side, mode="bicubic", antialias=True).clamp(0, 1)
+        mean, std = (torch.tensor(how[name], device=scaled.device).reshape(1, 3, 1, 1) for name in ("mean", "std"))
+        vectors: Tensor = self._model.encode_image((scaled - mean) / std)
+        return functional.normalize(vectors.float(), dim=1)
 
     @torch.no_grad()
     def _see(self, images: Sequence[Picture], _: Size) -> Tensor:

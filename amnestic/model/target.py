@@ -26,6 +26,7 @@ from amnestic.core.names import did_you_mean
 from amnestic.core.records import Sampling, TargetId, Unit
 from amnestic.core.seeds import generator
 from amnestic.core.tape import Keep, Tape
+from amnestic.core.target import Vocabulary
 from amnestic.core.units import Site, Units
 from amnestic.model.edits import edited, require_fit, scaling, touched
 from amnestic.model.families import check_family
@@ -33,6 +34,7 @@ from amnestic.model.loading import DTYPES, load_pipeline
 from amnestic.model.scheduling import require_drawable, with_scheduler
 from amnestic.model.sites import layer, sites
 from amnestic.model.taps import attributed, masked, record
+from amnestic.model.tokens import encode_tokens, texts_of, tokens, vocabulary
 
 WEIGHTS = ("unet", "vae", "text_encoder")
 INCIDENTAL = ("architectures", "dtype", "torch_dtype", "transformers_version")
@@ -126,6 +128,24 @@ class PipelineTarget:
         with torch.no_grad():
             cond: Tensor = self.pipeline.encode_prompt(list(prompts), self.device, 1, False)[0]
         return cond
+
+    def tokens(self, texts: Sequence[str]) -> Int[Tensor, "N L"]:
+        """Token ids of texts as `encode` reads them; see `amnestic.model.tokens.tokens`."""
+        return tokens(self.pipeline, texts)
+
+    def texts_of(self, ids: Int[Tensor, "N L"]) -> tuple[str, ...]:
+        """Texts of token ids; see `amnestic.model.tokens.texts_of`."""
+        return texts_of(self.pipeline.tokenizer, ids)
+
+    def vocabulary(self) -> Vocabulary:
+        """All tokens, and which of them can be typed; see `amnestic.model.tokens.vocabulary`."""
+        return vocabulary(self.pipeline)
+
+    def encode_tokens(
+        self, ids: Int[Tensor, "N L"], embeddings: Float[Tensor, "N L E"] | None = None
+    ) -> Float[Tensor, "N L W"]:
+        """Conditioning of token ids or their embeddings; see `amnestic.model.tokens.encode_tokens`."""
+        return encode_tokens(self.pipeline, ids, embeddings).to(self.device)
 
     def noise(self, units: Sequence[Unit], *, size: tuple[int, int] | None = None) -> Float[Tensor, "N C H W"]:
         """Starting noise of each unit, N(0, I), drawn on the CPU from the unit's own seed.
@@ -259,6 +279,23 @@ class PipelineTarget:
         """
         with edited(self.pipeline.unet, edit):
             yield replace(self, ident=replace(self.ident, digest=_digest(self.pipeline)))
+
+    def with_unet(self, unet: torch.nn.Module) -> "PipelineTarget":
+        """The same components around another U-Net, as a target that knows it is another model.
+
+        Args:
+            unet: Finite, and of the same shape; becomes part of the target, frozen.
+
+        Returns:
+            A target that shares everything else with this one.
+
+        Raises:
+            NotFinite: If a weight is NaN or infinite.
+        """
+        parts = {**self.pipeline.components, "unet": unet.eval().requires_grad_(False)}
+        pipeline = type(self.pipeline)(**parts, requires_safety_checker=False)
+        pipeline.set_progress_bar_config(disable=True)
+        return PipelineTarget(ident=replace(self.ident, digest=_digest(pipeline)), pipeline=pipeline)
 
     def save(self, folder: Path) -> None:
         """Write the model as a plain diffusers folder of safetensors, in the precision it was loaded in.

@@ -1,0 +1,45 @@
+"""The standard test of a removal: a fixed ensemble of embedding searches without a setting to tune."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from amnestic.attacks.dori import Dori
+from amnestic.core.attacks import Attack, AttackCase, Search
+from amnestic.core.registry import register
+from amnestic.core.target import Target
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class AutoDori(Attack):
+    """Four searches that differ in where they begin and in what they minimise; the worst of them counts.
+
+    In the spirit of AutoAttack (Croce and Hein, ICML 2020): settings and budget are fixed, so that nobody who defends a
+    model can choose a weak attack. A control is attacked four times as well, which corrects for taking the worst.
+
+    Attributes:
+        batch_size: Most rows computed at once; does not change the result beyond rounding.
+
+    Source:
+        Members are variants of Kowalczuk et al., "Finding DoRI", ICML 2026.
+    """
+
+    searches: ClassVar[str] = "embedding"
+    MEMBERS: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"start": "prompt", "loss": "denoising"},
+        {"start": "noise", "loss": "denoising"},
+        {"start": "prompt", "loss": "denoising", "t_low": 0.5, "weighting": "prediction"},
+        {"start": "other-memorized", "loss": "denoising"},
+    )
+    batch_size: int = 64
+
+    @property
+    def tries(self) -> int:
+        """One per member."""
+        return len(self.MEMBERS)
+
+    def search(self, target: Target, case: AttackCase, attempt: int) -> Search:
+        """The member's own search, in draws of its own."""
+        member = Dori(steps=self.steps, batch_size=self.batch_size, seed=attempt, **self.MEMBERS[attempt])
+        return member.search(target, case, 0)
