@@ -8,16 +8,19 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.table import Table
 
+from amnestic.commands.attack import attack
+from amnestic.commands.demo import demo
+from amnestic.commands.extract import extract
 from amnestic.commands.finetune import finetune
+from amnestic.commands.locality import locality
+from amnestic.commands.locate import locate
+from amnestic.commands.prune import prune, restore
 from amnestic.core.errors import AmnesticError, InputError
 from amnestic.core.records import Keep, Sampling
 from amnestic.terminal import (
     errors,
     out,
     print_contract,
-    print_extraction,
-    print_located,
-    print_sharing,
     print_summary,
     progress_bars,
 )
@@ -121,160 +124,25 @@ def audit(
     )  # fmt: skip
 
 
-Edited = Annotated[Path, typer.Option("--out", help="Folder of the new model; must be empty.")]
-Audited = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of a finished audit.")]
-ModelNow = Annotated[str | None, typer.Option("--model", help="Where the audited model lies now.")]
-Options = Annotated[
-    list[str] | None, typer.Option("--option", "-o", metavar="KEY=VALUE", help="A setting of the method; repeatable.")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
-
-
-@app.command()
-def locate(
-    run: Audited,
-    method: Annotated[str, typer.Option(help="See: amnestic list localizer.")] = "wanda-subspace",
-    option: Options = None,
-    rung: Annotated[int | None, typer.Option(help="Only works on this rung of the ladder.")] = None,
-    part: Annotated[str | None, typer.Option(metavar="I/N", help="Such as 1/2: every second work.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many works.")] = None,
-    controls: Annotated[str, typer.Option(help="Prompts to compare with: base, heldout or both.")] = "base",
-    like: Annotated[str, typer.Option(help="Record whose size random-units imitates.")] = "",
-    seeds: Annotated[int, typer.Option(min=1, help="Starting noises per prompt.")] = 1,
-    references: Annotated[Path | None, typer.Option(help="Originals, for methods that look at them.")] = None,
-    analyze: Annotated[bool, typer.Option("--analyze", help="Test instead whether works share a subspace.")] = False,
-    sets: Annotated[int, typer.Option(min=2, help="With --analyze: disjoint sets of works.")] = 6,
-    set_size: Annotated[int, typer.Option(min=1, help="With --analyze: works in each set.")] = 10,
-    transfer_seeds: Annotated[int, typer.Option(min=0, help="With --analyze: images per work and mask.")] = 2,
-    model: ModelNow = None,
-    device: Device = "auto",
-    allow_pickle: Annotated[bool, typer.Option(help="Load pickled weights, which can run code.")] = False,
-) -> None:
-    """Where is it kept? Find the units that hold the works which an audit found replicated."""
-    from amnestic import stages
-    from amnestic.audit.selection import Selection, part_of
-    from amnestic.core.registry import options_from
-
-    selection = Selection(rung=rung, part=part_of(part) if part else None, limit=limit, controls=controls)
-    request = stages.LocateRequest(
-        run=run, method=method, options=options_from(option or []), selection=selection,
-        like=like, n_seeds=seeds, references=references, model=model, device=device, allow_pickle=allow_pickle,
-    )  # fmt: skip
-    with progress_bars() as show:
-        if analyze:
-            wanted = stages.AnalyzeRequest(locate=request, n_sets=sets, size=set_size, transfer_seeds=transfer_seeds)
-            shared = stages.analyze(wanted, progress=show)
-        else:
-            record = stages.locate(request, progress=show)
-    if analyze and shared is not None:
-        print_sharing(shared.data)
-        out.print(f"report: {run / 'subspace.html'}", markup=False)
-    elif not analyze and record is not None:
-        print_located(record.id, record.data)
-
-
-@app.command()
-def prune(
-    run: Audited,
-    folder: Edited,
-    located: Annotated[str, typer.Option(help="Record of the units; default the only one.")] = "",
-    method: Annotated[str | None, typer.Option(help="See: amnestic list mitigation; default zero-units.")] = None,
-    option: Options = None,
-    conceal: Annotated[bool, typer.Option("--conceal", help="Leave no zeros that tell where it was cut.")] = False,
-    model: ModelNow = None,
-    device: Device = "auto",
-    allow_pickle: Annotated[bool, typer.Option(help="Load pickled weights, which can run code.")] = False,
-) -> None:
-    """Cut it out: write the edited model as a plain diffusers folder; the run keeps the edit."""
-    from amnestic import stages
-    from amnestic.core.registry import options_from
-
-    if conceal and method not in (None, "conceal-units"):
-        raise InputError(f"--conceal is short for --method conceal-units, got --method {method} too; give one of them")
-    chosen = "conceal-units" if conceal else method or "zero-units"
-    request = stages.PruneRequest(
-        run=run, out=folder, located=located, method=chosen, options=options_from(option or []), model=model,
-        device=device, allow_pickle=allow_pickle,
-    )  # fmt: skip
-    with progress_bars() as show:
-        about = stages.prune(request, progress=show)
-    if about is None:
-        return
-    out.print(
-        f"{about['weights']:,} weights of the U-Net changed ({about['share']:.2%})\nmodel: {folder}\n"
-        f"now audit it: amnestic audit {folder} --before {run} ...", markup=False,
-    )  # fmt: skip
-
-
-@app.command()
-def restore(
-    edited: Annotated[Path, typer.Argument(help="Folder that amnestic prune wrote.")],
-    run: Annotated[Path, typer.Option("--run", help="The run it was pruned from; it keeps the edit.")],
-    folder: Edited,
-    device: Device = "auto",
-) -> None:
-    """Take an edit back: the weights of the model before, bit for bit."""
-    from amnestic import stages
-
-    told = stages.restore(edited, run, folder, device=device)
-    if told is None:
-        return
-    out.print(f"{told['weights']:,} weights set back\nmodel: {folder} ({told['model'][:12]})", markup=False)
-
-
-app.command()(finetune)
-
-
-@app.command()
-def extract(
-    run: Audited,
-    clique: Annotated[int, typer.Option(min=2, help="Near-identical images that make a claim.")] = 10,
-    distance: Annotated[float, typer.Option(help="Two images are near up to this tiled L2 distance.")] = 0.15,
-) -> None:
-    """Could a stranger tell? Claim near-identical images of one prompt as memorized, and judge the claims."""
-    from amnestic import stages
-    from amnestic.attacks.extraction import CliqueExtraction
-
-    with progress_bars() as show:
-        record = stages.extract(run, CliqueExtraction(clique=clique, distance=distance), progress=show)
-    if record is not None:
-        print_extraction(record.id, record.data)
+for command in (locate, prune, restore, attack, finetune, locality, extract, demo):
+    app.command()(command)
 
 
 @app.command("list")
 def list_methods(
-    family: Annotated[str, typer.Argument(help="localizer or mitigation.")] = "localizer",
+    family: Annotated[str, typer.Argument(help="localizer, mitigation, attack or finetuning.")] = "localizer",
 ) -> None:
     """Which methods there are, with their settings."""
     from amnestic.core.registry import build, methods
 
     known = methods(family)
     if not known:
-        raise InputError(f"expected localizer or mitigation, got {family}")
+        raise InputError(f"expected localizer, mitigation, attack or finetuning, got {family}")
     table = Table("name", "what it does", "settings")
     for name, kind in known.items():
         first = (kind.__doc__ or "").strip().splitlines()[0]
         table.add_row(name, first, "\n".join(f"{k}={v!r}" for k, v in build(family, name).spec().parameters.items()))
     out.print(table)
-
-
-@app.command()
-def demo(
-    run: OutDir = Path("runs/demo"),
-    quick: Annotated[bool, typer.Option("--quick", help="A part of the prompts: about a minute.")] = False,
-) -> None:
-    """Audit the bundled model that memorizes, cut out what is located with a quarter of its works, audit it again."""
-    from amnestic import stages
-    from amnestic.testbed.bundled import bundled
-
-    testbed = bundled()
-    words = ("amnestic", "demo", "--out", str(run), *(["--quick"] if quick else []))
-    request = stages.demo_request(testbed, run, quick=quick, shortcut=words)
-    with progress_bars() as show:
-        found = stages.demo(request, testbed, progress=show)
-    for folder, summary in found:
-        print_summary(summary)
-        out.print(f"report: {folder / 'report.html'}\n", markup=False)
 
 
 def _finish(request: Any) -> None:  # noqa: ANN401 - an AuditRequest, imported late

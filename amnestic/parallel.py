@@ -84,6 +84,35 @@ class Team:
             raise told[0]
         return made
 
+    def add_up(self, values: Sequence[torch.Tensor]) -> None:
+        """Sum tensors over all processes, in place; every process gives as many of the same shapes.
+
+        Example:
+            >>> x = torch.ones(2)
+            >>> Team().add_up([x])
+            >>> x.tolist()
+            [1.0, 1.0]
+        """
+        if self.size > 1:
+            from accelerate.utils import reduce
+
+            for value in values:
+                value.copy_(reduce(value, reduction="sum"))
+
+    def gathered(self, value: T) -> list[T]:
+        """What each process has, in the order of their numbers; tensors inside must lie on the CPU.
+
+        Example:
+            >>> Team().gathered("a")
+            ['a']
+        """
+        if self.size == 1:
+            return [value]
+        from accelerate.utils import gather_object
+
+        found: list[T] = gather_object([value])
+        return found
+
 
 def team(device: str = "auto") -> Team:
     """The processes that `accelerate launch` started, or this one alone.

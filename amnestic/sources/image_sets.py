@@ -1,7 +1,8 @@
-"""Pictures without prompts: a folder, or a parquet file as `datasets` stores images."""
+"""Pictures without prompts, or with captions: a folder, or a parquet file as `datasets` stores images."""
 
+import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from amnestic.core.errors import InputError
 from amnestic.sources.images import ImageProblem, open_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+CAPTIONS = ("caption", "text", "prompt")
 
 
 def require_image_set(path: Path) -> None:
@@ -44,6 +46,57 @@ def read_image_set(path: Path) -> Iterator[NDArray[np.uint8]]:
         yield from (_opened(f, f.name) for f in _files(path))
     else:
         yield from _from_parquet(path)
+
+
+def read_captioned(path: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """The pictures of a set with their captions, one after the other.
+
+    Args:
+        path: A folder with ``metadata.csv`` (a column ``file_name``), or a parquet file with a column ``image`` that
+            holds ``bytes``; captions stand in a column ``caption``, ``text`` or ``prompt``.
+
+    Yields:
+        Caption and 8-bit RGB, ``(H, W, 3)``.
+
+    Raises:
+        InputError: If there is none, captions are missing, or a picture cannot be read.
+    """
+    require_image_set(path)
+    if not path.is_dir():
+        yield from _captioned_parquet(path)
+        return
+    listed = path / "metadata.csv"
+    if not listed.is_file():
+        raise InputError(f"expected captions in {listed}, found none; write columns file_name and caption")
+    with listed.open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        column = _caption_column(rows.fieldnames or (), listed)
+        for row in rows:
+            name = row.get("file_name") or ""
+            if not (path / name).is_file():
+                raise InputError(f"{listed} names {name or 'no file'}, which is not there; correct the list")
+            yield row[column] or "", _opened(path / name, name)
+
+
+def _captioned_parquet(path: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    from pyarrow import ArrowException, parquet
+
+    try:
+        file, row = parquet.ParquetFile(path), 0
+        column = _caption_column(file.schema_arrow.names, path)
+        for batch in file.iter_batches(batch_size=64, columns=["image", column]):
+            for entry in batch.to_pylist():
+                yield entry[column] or "", _opened(io.BytesIO(entry["image"]["bytes"]), f"row {row} of {path}")
+                row += 1
+    except (ArrowException, KeyError, TypeError) as error:
+        raise InputError(f"expected a column image with bytes in {path} ({error}); write it with datasets") from error
+
+
+def _caption_column(names: Sequence[str], path: Path) -> str:
+    for name in CAPTIONS:
+        if name in names:
+            return name
+    raise InputError(f"expected a column {', '.join(CAPTIONS)} in {path}, got {', '.join(names)}; rename one")
 
 
 def _files(folder: Path) -> list[Path]:

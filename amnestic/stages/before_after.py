@@ -14,7 +14,7 @@ from amnestic.audit.before_after import changes, groups_of, likeness_to_twin, ra
 from amnestic.audit.replication import deciding_rows, rows_with
 from amnestic.audit.request import AuditRequest
 from amnestic.audit.summary import Judged
-from amnestic.core.edit_file import load_edit, read_header
+from amnestic.core.edit_file import FINETUNED, load_edit, read_header
 from amnestic.core.errors import InputError, StoreError
 from amnestic.core.names import name_for_others
 from amnestic.core.records import Unit, plain
@@ -167,22 +167,44 @@ def edit_of(model: str, before: Run, digest: str) -> dict[str, Any] | None:
     header = read_header(Path(model))
     if header is None:
         return None
+    if header.get("kind") == FINETUNED:
+        return _finetuning_of(model, before, header["edit"], digest)
     file = edit_path(before, header["edit"])
     if not file.is_file():
         raise InputError(f"{before.folder} holds no {header['edit']}; give as --before the run that was pruned")
     edit, about = load_edit(file)
-    audited = before.manifest()["settings"]["model"]["digest"]
-    if edit.model != audited or about["result"] != digest:
-        raise StoreError(
-            f"the edit of {name_for_others(model)} turns {edit.model[:12]} into {about['result'][:12]}, but the audits "
-            f"are of {audited[:12]} and {digest[:12]}; prune again, or audit the models that belong together"
-        )
+    _require_turned(model, before, edit.model, about["result"], digest)
     return {
         "method": edit.made_by.name, "parameters": plain(edit.made_by.parameters),
         "located_by": about["located_by"]["name"], "located_parameters": about["located_by"]["parameters"],
         "weights": about["weights"], "share": about["share"], "selected": len(about["works"]),
         "works": about["works"], "other_works": about["other_works"], "sites": about["sites"],
         "traces": about["traces"], "steps": about.get("steps"),
+    }  # fmt: skip
+
+
+def _require_turned(model: str, before: Run, source: str, result: str, digest: str) -> None:
+    audited = before.manifest()["settings"]["model"]["digest"]
+    if source != audited or result != digest:
+        raise StoreError(
+            f"the edit of {name_for_others(model)} turns {source[:12]} into {result[:12]}, but the audits "
+            f"are of {audited[:12]} and {digest[:12]}; edit again, or audit the models that belong together"
+        )
+
+
+def _finetuning_of(model: str, before: Run, name: str, digest: str) -> dict[str, Any]:
+    """What is told of a fine-tuned model, from the record of the run that it was made from."""
+    if name not in before.records("finetune"):
+        raise InputError(f"{before.folder} holds no {name}; give as --before the run that was fine-tuned")
+    record = before.record(name)
+    data, settings = record.data, record.made_by.parameters
+    _require_turned(model, before, data["model"], data["result"], digest)
+    return {
+        "method": record.made_by.name, "parameters": plain(settings), "located_by": "fine-tuning",
+        "located_parameters": {"parameters": settings["parameters"]}, "weights": data["weights"],
+        "share": data["share"], "selected": len(data["works"]), "works": data["works"],
+        "other_works": data["other_works"], "sites": [], "traces": {"exact_zeros": None, "auc_of_smallness": None},
+        "steps": None,
     }  # fmt: skip
 
 

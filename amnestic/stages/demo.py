@@ -1,16 +1,19 @@
-"""The whole story on the bundled testbed: audited, located, pruned, audited again."""
+"""The whole story on the bundled testbed: audited, pruned, brought back by an attack, unlearned, attacked in vain."""
 
 import csv
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from amnestic.audit.request import AuditRequest
 from amnestic.audit.selection import Selection
 from amnestic.core.edit_file import HEADER
+from amnestic.core.store import Record
 from amnestic.parallel import team
+from amnestic.stages.attacking import AttackRequest, attack
 from amnestic.stages.audit import audit
+from amnestic.stages.finetuning import FinetuneRequest, finetune
 from amnestic.stages.inputs import Progress, silent
 from amnestic.stages.locating import LocateRequest, locate
 from amnestic.stages.pruning import PruneRequest, prune
@@ -18,67 +21,143 @@ from amnestic.testbed.bundled import Testbed
 
 NEMO = {"similarity": "ssim"}
 """The testbed's latents are too small for the published three scales. Why NeMo: ``docs/results/pruning.json``."""
-QUARTER = Selection(part=(1, 4))
+UNLEARNING = "guarded-retrack"
+SETTINGS: dict[str, Any] = {}
+"""What unlearning few works takes on the testbed; how it was found: ``docs/adr/``."""
+KEEP = (0, 10, 25, 50)
+N_TOP, N_LOWER, N_CONTROLS = 8, 4, 8
 
 
-def demo_request(testbed: Testbed, out: Path, *, quick: bool = False, shortcut: Sequence[str] = ()) -> AuditRequest:
+@dataclass(frozen=True, kw_only=True)
+class Chapter:
+    """One model of the story.
+
+    Attributes:
+        name: ``original``, ``pruned`` or ``unlearned``.
+        folder: Of its audit.
+        summary: Of its audit.
+        attacked: The record of the attack on it, or `None` where none was made.
+    """
+
+    name: str
+    folder: Path
+    summary: Mapping[str, Any]
+    attacked: Record | None = None
+
+
+def demo_request(
+    testbed: Testbed, out: Path, *, full: bool = False, shortcut: Sequence[str] = ()
+) -> AuditRequest:  # fmt: skip
     """The audit of a testbed's model at the settings of its contract.
 
     Args:
         testbed: Which one.
         out: Run folder.
-        quick: Only a part of the prompts: some works of each rung and some controls.
+        full: All prompts, not some works of each rung and some controls.
         shortcut: The command that asks for it.
     """
     descriptors = testbed.folder / "descriptors"
     return AuditRequest(
-        model=str(testbed.folder / "pipeline"), prompts=_quick_prompts(testbed, out) if quick else testbed.prompts,
+        model=str(testbed.folder / "pipeline"), prompts=testbed.prompts if full else _some_prompts(testbed, out),
         references=testbed.folder, out=out, sampling=testbed.sampling, clip=f"local-dir:{descriptors / 'clip-mini'}",
         bundled=descriptors / "sscd-mini", shortcut=tuple(shortcut),
     )  # fmt: skip
 
 
-def demo(request: AuditRequest, testbed: Testbed, *, progress: Progress = silent) -> list[tuple[Path, dict[str, Any]]]:
-    """Audit, locate a quarter of the works that replicate, prune, audit the pruned model beside the first audit.
+def demo(
+    request: AuditRequest, testbed: Testbed, *, attacked: bool = True, progress: Progress = silent
+) -> list[Chapter]:
+    """Audit, locate half of the works of the top rung, prune, audit again; attack, unlearn, attack again.
 
     Args:
         request: From `demo_request`.
         testbed: The same one.
+        attacked: Whether the pruned model is attacked and an unlearned one is made; else the story ends after pruning.
         progress: Told how far each stage is.
 
     Returns:
-        Folder and summary of each audit; none in processes other than the main one.
+        One chapter per model; none in processes other than the main one.
     """
+    works = Selection(rung=max(int(row["rung"]) for row in testbed.rows() if row["rung"]), part=(1, 2))
+    return [c for c in _chapters(request, testbed, works, attacked, progress) if c is not None]
+
+
+def _chapters(
+    request: AuditRequest, testbed: Testbed, works: Selection, attacked: bool, progress: Progress
+) -> Iterator[Chapter | None]:
     before = audit(request, progress=progress)
-    located = locate(
-        LocateRequest(run=request.out, method="nemo", options=NEMO, selection=QUARTER),
-        progress=progress,
-    )
+    yield None if before is None else Chapter(name="original", folder=request.out, summary=before)
+    located = locate(LocateRequest(run=request.out, method="nemo", options=NEMO, selection=works), progress=progress)
+    model = request.out / "pruned" / "model"
     if located is not None and located.data["outcome"] == "found":
-        prune(PruneRequest(run=request.out, out=_pruned(request), located=located.id), progress=progress)
+        prune(PruneRequest(run=request.out, out=model, located=located.id), progress=progress)
     team(request.device).wait()  # the others join again when the pruned model is there
-    found = [] if before is None else [(request.out, before)]
-    if not (_pruned(request) / HEADER).is_file():
-        return found
+    if not (model / HEADER).is_file():
+        return
+    yield _edited("pruned", model, request, testbed, works if attacked else None, progress)
+    if not attacked:
+        return
+    learned = request.out / "unlearned" / "model"
+    finetune(
+        FinetuneRequest(
+            run=request.out, out=learned, references=testbed.folder, method=UNLEARNING, options=SETTINGS,
+            selection=works, surrogates_from=str(model), leave_out_copies=True,
+            retain=_retain(request, testbed),
+        ), progress=progress,
+    )  # fmt: skip
+    team(request.device).wait()
+    yield _edited("unlearned", learned, request, testbed, works, progress)
+
+
+def _edited(
+    name: str, model: Path, request: AuditRequest, testbed: Testbed, works: Selection | None, progress: Progress
+) -> Chapter | None:
+    """The audit of an edited model beside the first one, and the attack on it."""
     after = replace(
-        request, model=str(_pruned(request)), out=request.out / "pruned" / "audit", before=request.out,
+        request, model=str(model), out=request.out / name / "audit", before=request.out,
         real_images=testbed.folder / "base.parquet",
     )  # fmt: skip
     summary = audit(after, progress=progress)
-    return found if summary is None else [*found, (after.out, summary)]
+    record = None
+    if works is not None:
+        team(request.device).wait()
+        asked = AttackRequest(
+            run=after.out, references=testbed.folder, selection=works, keep=KEEP, random=False, n_seeds=2
+        )
+        record = attack(asked, progress=progress)
+    return None if summary is None else Chapter(name=name, folder=after.out, summary=summary, attacked=record)
 
 
-def _pruned(request: AuditRequest) -> Path:
-    return request.out / "pruned" / "model"
+def _retain(request: AuditRequest, testbed: Testbed) -> Path:
+    """Captioned images of ordinary prompts which the audit does not judge by."""
+    from pyarrow import compute, parquet
+
+    with request.prompts.open(newline="") as file:
+        audited = [row["id"] for row in csv.DictReader(file)]
+    path = request.out / "retain.parquet"
+    if team(request.device).is_main and not path.exists():
+        table = parquet.read_table(testbed.folder / "base.parquet")
+        rest = table.filter(compute.invert(compute.is_in(table["id"], value_set=_array(audited))))
+        parquet.write_table(rest if len(rest) else table, path)
+    team(request.device).wait()
+    return path
 
 
-def _quick_prompts(testbed: Testbed, run: Path) -> Path:
+def _array(values: Sequence[str]) -> Any:  # noqa: ANN401 - an array of pyarrow, imported late
+    import pyarrow as pa
+
+    return pa.array(values)
+
+
+def _some_prompts(testbed: Testbed, run: Path) -> Path:
+    """Some works of each rung, more of the top one, and some controls."""
     kept: dict[tuple[str, str], int] = {}
-    rows = []
+    rows, top = [], max(row["rung"] for row in testbed.rows())
     for row in testbed.rows():
         key = (row["label"], row["rung"])
         kept[key] = kept.get(key, 0) + 1
-        if kept[key] <= (8 if row["label"] in ("heldout", "base") else 4):
+        most = N_CONTROLS if row["label"] in ("heldout", "base") else N_TOP if key == ("VM", top) else N_LOWER
+        if kept[key] <= most:
             rows.append(row)
     path = run.parent / f".{run.name}-prompts.csv"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from amnestic.core.edit_file import HEADER, load_edit, read_header, save_edit
+from amnestic.core.edit_file import FINETUNED, HEADER, load_edit, read_header, save_edit
 from amnestic.core.edits import Edit
 from amnestic.core.errors import InputError, StoreError
 from amnestic.core.methods import Mitigation
@@ -90,7 +90,7 @@ def _prune(request: PruneRequest, progress: Progress) -> dict[str, Any]:
             "edit": name, "result": after.ident.digest, "traces": traces_of(after, edit),
         }  # fmt: skip
         save_edit(edit_path(run, name), edit, about)
-        _write(after, request.out, _header(edit, about))
+        write_model(after, request.out, _header(edit, about))
     run.event("pruned", edit=name, record=record.id, method=edit.made_by.name, weights=len(edit))
     progress("write the edited model", 1, 1)
     return about
@@ -119,6 +119,8 @@ def _restore(edited: Path, folder: Path, out: Path, device: str) -> dict[str, An
     header, run = read_header(edited), Run.open(folder)
     if header is None:
         raise InputError(f"expected {HEADER} in {edited}, found none; give a folder that amnestic prune wrote")
+    if header.get("kind") == FINETUNED:
+        raise InputError(f"{edited} was fine-tuned: there is no edit to take back; use the model {folder} audited")
     if not edit_path(run, header["edit"]).is_file():
         raise InputError(f"{folder} holds no {header['edit']}; give the run that {edited} was pruned from")
     edit, _ = load_edit(edit_path(run, header["edit"]))
@@ -127,7 +129,7 @@ def _restore(edited: Path, folder: Path, out: Path, device: str) -> dict[str, An
     if target.ident.digest != header["result"]:
         raise InputError(f"{edited} was changed after it was pruned, so taking the edit back gives another model")
     with target.edited(edit.inverse()) as before:
-        _write(before, out, None)
+        write_model(before, out, None)
     return {"model": edit.model, "weights": len(edit)}
 
 
@@ -196,8 +198,14 @@ def _located(run: Run, name: str) -> Record:
     return run.record(name or names[0])
 
 
-def _write(target: PipelineTarget, out: Path, header: Mapping[str, Any] | None) -> None:
-    """The folder appears under its name only when it is whole."""
+def write_model(target: PipelineTarget, out: Path, header: Mapping[str, Any] | None) -> None:
+    """Write a model folder, which appears under its name only when it is whole.
+
+    Args:
+        target: The model.
+        out: The folder; not there, or empty.
+        header: What it says of itself, or `None`.
+    """
     out = out.resolve()
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -3,13 +3,13 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from reference import nemo_literal
 
-from amnestic.audit.localizers.nemo import SCALES, candidates, refined
+from amnestic.audit.localizers.nemo import SCALES, candidates
+from amnestic.audit.noise_difference import NoiseDifferences
 from amnestic.core.errors import InputError
 from amnestic.core.methods import Case
 from amnestic.core.records import Prompt, Sampling
 from amnestic.core.registry import build
 from amnestic.core.seeds import generator, seeded_init
-from amnestic.core.units import Site
 from amnestic.model.target import PipelineTarget
 from amnestic.testbed.diffusion import new_unet
 
@@ -50,12 +50,12 @@ MEMORIZED = prompts("a red cat on a blue mat", "two dogs under a tree")
 CONTROLS = prompts("a mat", "a red dog under a tree", "two cats", "a blue tree", "green", "on a mat two red trees")
 
 
-def literal(target, text, threshold, *, betas=BETAS):
+def literal(target, text, threshold, *, betas=BETAS, n=4):
     unet, names = target.pipeline.unet, nemo_literal.value_layers(target.pipeline.unet)
     embed = {p.prompt: target.encode([p.prompt]) for p in (*MEMORIZED, *CONTROLS)}
     statistics = nemo_literal.activation_statistics(unet, [embed[p.prompt] for p in CONTROLS], names)
     return nemo_literal.locate(
-        unet, target.pipeline.scheduler, embed[text], statistics, n=4, steps=10, betas=betas,
+        unet, target.pipeline.scheduler, embed[text], statistics, n=n, steps=10, betas=betas,
         pair_threshold=threshold, accept=threshold, refinement=threshold,
     )  # fmt: skip
 
@@ -122,22 +122,73 @@ def test_candidates_are_outliers_and_the_most_active():
     assert candidates(activity, z, theta=5.0, k=2) == [0, 1, 3]
 
 
-SITES = tuple(Site(name=name, kind="value", stage="down", shape=(30,)) for name in ("a", "b", "c"))
+def neurons_of(target, threshold, **options):
+    method = build("localizer", "nemo", {"n_seeds": 6, "threshold": threshold, **options})
+    found = method(target, Case(memorized=MEMORIZED, controls=CONTROLS, sampling=HOW))
+    return found.passes, {id_: told.get("neurons", {}) for id_, told in found.notes["prompts"].items()}
 
 
-@pytest.mark.parametrize("grouped", [True, False])
-def test_refinement_keeps_exactly_what_is_needed(grouped):
-    needed, asked = {("a", 3), ("c", 7)}, []
+@pytest.mark.parametrize("threshold", [0.9, 0.95])
+def test_a_noise_alone_refutes_as_all_do_together(target, threshold):
+    method = {"similarity": "ssim", "n_seeds": 6, "threshold": threshold, "refine": "one-by-one"}
+    found = build("localizer", "nemo", method)(target, Case(memorized=MEMORIZED, controls=CONTROLS, sampling=HOW))
+    rows, unet = [], target.pipeline.unet
+    hook = unet.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    wanted = [literal(target, p.prompt, threshold, betas=SCALES["ssim"], n=6) for p in MEMORIZED]
+    hook.remove()
+    for prompt, one in zip(MEMORIZED, wanted, strict=True):
+        told = found.notes["prompts"][prompt.id]
+        assert told["neurons"] == {name: sorted(c) for name, c in one.refined.items() if c} != {}
+        assert told["initial"] > told["refined"]
+        assert told["score"] == pytest.approx(one.selection.score, abs=1e-5)
+    assert found.passes < 0.7 * sum(rows)
 
-    def judge(choices):
-        asked.extend(choices)
-        return [0.0 if needed <= {(s.name, n) for s, ns in c.items() for n in ns} else 1.0 for c in choices]
 
-    chosen = {SITES[0]: list(range(10)), SITES[1]: [1, 2], SITES[2]: list(range(20))}
-    left = refined(chosen, judge, lambda score: score < 0.5, grouped=grouped)
-    assert left == {SITES[0]: [3], SITES[1]: [], SITES[2]: [7]}
-    assert len(asked) == (3 + 30 if not grouped else len(asked))
-    assert not grouped or len(asked) < 3 + 30 - 8
+@pytest.mark.parametrize("refine", ["one-by-one", "grouped"])
+def test_witnesses_change_no_neuron(target, refine, monkeypatch):
+    options = {"similarity": "ssim", "refine": refine}
+    rows, neurons = neurons_of(target, 0.95, **options)
+    monkeypatch.setattr(NoiseDifferences, "apart", property(lambda _: False, lambda *_: None), raising=False)
+    all_rows, all_neurons = neurons_of(target, 0.95, **options)
+    assert neurons == all_neurons
+    assert any(neurons.values())
+    assert rows < 0.7 * all_rows
+
+
+@pytest.mark.parametrize("threshold", [0.9, 0.95])
+def test_late_confirmation_leaves_what_is_needed(target, threshold):
+    rows, neurons = neurons_of(target, threshold, similarity="ssim", refine="witnessed")
+    one_rows, one_by_one = neurons_of(target, threshold, similarity="ssim", refine="one-by-one")
+    assert neurons == one_by_one
+    assert rows < one_rows
+
+
+def test_scores_of_single_noises_are_those_of_all_together(target):
+    noises = NoiseDifferences(target, HOW, n_seeds=4, seed=1, t_index=1, betas=(1.0,))
+    cond, site = target.encode([MEMORIZED[0].prompt]), target.sites("value")[0]
+    plain, choices = noises.plain(cond), [{site: torch.arange(site.shape[0]) < n} for n in (3, 9)]
+    together = noises.scores(cond, plain, [0, 1, 2, 3], choices)
+    apart = torch.cat([noises.scores(cond, plain, [i], choices) for i in range(4)], dim=1)
+    assert (together - together[:, :1]).abs().max() > 1e-4
+    torch.testing.assert_close(apart, together, atol=1e-5, rtol=0)
+
+
+def test_controls_share_batches(target):
+    noises = NoiseDifferences(target, HOW, n_seeds=3, seed=1, t_index=1, betas=BETAS, most_rows=7)
+    cond = target.encode([p.prompt for p in CONTROLS])
+    together = noises.likeness(cond)
+    assert noises.rows == 3 * len(CONTROLS)
+    torch.testing.assert_close(together, torch.cat([noises.likeness(one[None]) for one in cond]), atol=1e-5, rtol=0)
+
+
+def test_wasted_passes_change_nothing_but_the_rows(target):
+    unet, asked = target.pipeline.unet, []
+    hook = unet.register_forward_pre_hook(lambda _, inputs: asked.append(int(inputs[1])))
+    given = (unet, target.pipeline.scheduler, nemo_literal.initial_latents(unet, 2), target.encode(["a mat"]))
+    one, other = (nemo_literal.noise_difference(*given, steps=10, wasted_passes=wasted) for wasted in (False, True))
+    hook.remove()
+    assert torch.equal(one, other)
+    assert asked == [801, 901, 801]
 
 
 def test_a_control_is_needed(target):

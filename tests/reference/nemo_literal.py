@@ -114,6 +114,7 @@ def noise_difference(
     factor: float = 0.0,
     steps: int = 50,
     t_index: int = 1,
+    wasted_passes: bool = False,
 ) -> Tensor:
     """Scaled difference of predicted and initial noise, ``(N, C, H, W)`` in [0, 1].
 
@@ -126,6 +127,8 @@ def noise_difference(
         factor: What blocked outputs are multiplied by.
         steps: Sampling steps that define the timesteps.
         t_index: Which of these timesteps to ask for: 1 as released, 0 as printed.
+        wasted_passes: Ask for all timesteps before it as well and forget the answers, as the released
+            program does; the result is the same.
 
     Returns:
         One delta a seed, min-max normalised.
@@ -133,7 +136,8 @@ def noise_difference(
     own = type(scheduler).from_config(scheduler.config)
     own.set_timesteps(steps)
     with blocked(unet, neurons or {}, factor):
-        noise = predicted_noise(unet, own, latents, own.timesteps[t_index], embedding)
+        for t in own.timesteps[0 if wasted_passes else t_index : t_index + 1]:
+            noise = predicted_noise(unet, own, latents, t, embedding)
     return min_max(noise - latents)
 
 
@@ -365,6 +369,7 @@ def locate(
     order: Order = "ascending",
     tie_tolerance: float | None = 1e-4,
     search: Mapping[str, Any] | None = None,
+    wasted_passes: bool = False,
 ) -> Located:
     """2.1 to 2.4 for one prompt; U-Net and scheduler are as before afterwards.
 
@@ -378,8 +383,9 @@ def locate(
 
     def delta(neurons: Neurons | None = None) -> Tensor:
         return noise_difference(
-            unet, scheduler, start, embedding, neurons=neurons, factor=factor, steps=steps, t_index=t_index
-        )
+            unet, scheduler, start, embedding, neurons=neurons, factor=factor, steps=steps, t_index=t_index,
+            wasted_passes=wasted_passes,
+        )  # fmt: skip
 
     plain = delta()
     kept = kept_seeds(plain, threshold=pair_threshold, betas=betas)

@@ -30,6 +30,21 @@ def test_the_range_is_that_of_the_whole_batch():
     assert abs(float(ms_ssim(wide, other)[0] - ms_ssim(one[:1], other[:1])[0])) > 0.01
 
 
+def scaled(maps):
+    low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
+    return (maps - low) / (high - low)
+
+
+def test_scaled_maps_have_scores_of_their_own_at_one_scale_only():
+    one, other = pair(64)
+    wide = 5 * torch.linspace(0, 1, 64).expand(1, 4, 64, 64)
+    one, other = (scaled(torch.cat([maps[:1] + wide, maps[1:]])) for maps in (one, other))
+    for betas, same in (((1.0,), True), ((0.5, 0.5), False)):
+        apart = torch.cat([ms_ssim(one[i : i + 1], other[i : i + 1], betas=betas) for i in range(len(one))])
+        away = (apart - ms_ssim(one, other, betas=betas)).abs().max()
+        assert away < 1e-6 if same else away > 1e-4
+
+
 @pytest.mark.parametrize(("n_scales", "side"), [(1, 11), (2, 22), (3, 44)])
 def test_smaller_maps_are_refused(n_scales, side):
     assert smallest_side(n_scales) == side

@@ -1,0 +1,57 @@
+"""``amnestic prune` and ``amnestic restore``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from amnestic.commands.options import AllowPickle, Audited, Device, Edited, ModelNow, Options
+from amnestic.core.errors import InputError
+from amnestic.terminal import out, progress_bars
+
+
+def prune(
+    run: Audited,
+    folder: Edited,
+    located: Annotated[str, typer.Option(help="Record of the units; default the only one.")] = "",
+    method: Annotated[str | None, typer.Option(help="See: amnestic list mitigation; default zero-units.")] = None,
+    option: Options = None,
+    conceal: Annotated[bool, typer.Option("--conceal", help="Leave no zeros that tell where it was cut.")] = False,
+    model: ModelNow = None,
+    device: Device = "auto",
+    allow_pickle: AllowPickle = False,
+) -> None:
+    """Cut it out: write the edited model as a plain diffusers folder; the run keeps the edit."""
+    from amnestic import stages
+    from amnestic.core.registry import options_from
+
+    if conceal and method not in (None, "conceal-units"):
+        raise InputError(f"--conceal is short for --method conceal-units, got --method {method} too; give one of them")
+    chosen = "conceal-units" if conceal else method or "zero-units"
+    request = stages.PruneRequest(
+        run=run, out=folder, located=located, method=chosen, options=options_from(option or []), model=model,
+        device=device, allow_pickle=allow_pickle,
+    )  # fmt: skip
+    with progress_bars() as show:
+        about = stages.prune(request, progress=show)
+    if about is None:
+        return
+    out.print(
+        f"{about['weights']:,} weights of the U-Net changed ({about['share']:.2%})\nmodel: {folder}\n"
+        f"now audit it: amnestic audit {folder} --before {run} ...", markup=False,
+    )  # fmt: skip
+
+
+def restore(
+    edited: Annotated[Path, typer.Argument(help="Folder that amnestic prune wrote.")],
+    run: Annotated[Path, typer.Option("--run", help="The run it was pruned from; it keeps the edit.")],
+    folder: Edited,
+    device: Device = "auto",
+) -> None:
+    """Take an edit back: the weights of the model before, bit for bit."""
+    from amnestic import stages
+
+    told = stages.restore(edited, run, folder, device=device)
+    if told is None:
+        return
+    out.print(f"{told['weights']:,} weights set back\nmodel: {folder} ({told['model'][:12]})", markup=False)

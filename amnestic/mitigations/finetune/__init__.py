@@ -1,0 +1,1 @@
+"""Fine-tuning that takes memorized images out, one file per method, and the loop that trains them all."""
