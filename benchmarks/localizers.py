@@ -28,6 +28,8 @@ from amnestic.model.target import PipelineTarget  # noqa: E402
 from amnestic.testbed.bundled import bundled  # noqa: E402
 
 N_CONTROLS, LEAST_CANDIDATES, NEMO_PROMPTS, WANDA_PROMPTS, ROUNDS = 20, 20, 3, 10, 3
+NEMO = {"similarity": "ssim", "layers": "all", "refine": "witnessed"}
+NEMO_RATIOS = {"nemo_ratio": True, "nemo_ratio_without_wasted_passes": False}
 
 
 def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -63,37 +65,61 @@ def wanda_ratio(target: PipelineTarget) -> dict[str, Any]:
     return spread(ratios)
 
 
-def nemo_ratio(target: PipelineTarget) -> dict[str, Any]:
-    """The literal order of work over ours, on prompts with many candidates; and how many neurons each leaves."""
+def nemo_ratios(target: PipelineTarget) -> dict[str, dict[str, Any]]:
+    """The literal order of work over ours, on prompts with many candidates; and how many neurons each leaves.
+
+    ``nemo_ratio``: with the U-Net pass that the released program computes and forgets at every test;
+    ``nemo_ratio_without_wasted_passes``: without it. Both with the same run of ours.
+    """
     case, rows = case_of(64), []
-    method = build("localizer", "nemo", {"similarity": "ssim", "layers": "all"})
-    threshold = method(
-        target, Case(memorized=case.memorized[:1], controls=case.controls, sampling=case.sampling)
-    ).notes[  # type: ignore[operator]
-        "threshold"
-    ]
-    method = build("localizer", "nemo", {"similarity": "ssim", "layers": "all", "threshold": threshold})
-    unet, scheduler = target.pipeline.unet, target.pipeline.scheduler
-    layers = [site.name for site in target.sites("value")]
+    method = build("localizer", "nemo", NEMO)
+    least = Case(memorized=case.memorized[:1], controls=case.controls, sampling=case.sampling)
+    threshold = method(target, least).notes["threshold"]  # type: ignore[operator]
+    method = build("localizer", "nemo", NEMO | {"threshold": threshold})
+    unet, layers = target.pipeline.unet, [site.name for site in target.sites("value")]
     statistics = nemo_literal.activation_statistics(unet, [target.encode([p.prompt]) for p in case.controls], layers)
+
+    def literal(prompt: str, *, wasted_passes: bool) -> nemo_literal.Located:
+        return nemo_literal.locate(
+            unet, target.pipeline.scheduler, target.encode([prompt]), statistics, layers=layers, betas=(1.0,),
+            steps=case.sampling.num_inference_steps, pair_threshold=threshold, accept=threshold, refinement=threshold,
+            wasted_passes=wasted_passes,
+        )  # fmt: skip
+
     for prompt in case.memorized:
         one = Case(memorized=(prompt,), controls=case.controls, sampling=case.sampling)
-        ours, found = seconds(lambda one=one: method(target, one))  # type: ignore[misc,operator]
+        ours, n_rows, found = measured(unet, lambda one=one: method(target, one))  # type: ignore[misc,operator]
         told = found.notes["prompts"][prompt.id]
         if told.get("initial", 0) < LEAST_CANDIDATES:
             continue
-        literal, wanted = seconds(
-            lambda prompt=prompt: nemo_literal.locate(  # type: ignore[misc]
-                unet, scheduler, target.encode([prompt.prompt]), statistics, layers=layers, betas=(1.0,),
-                steps=case.sampling.num_inference_steps, pair_threshold=threshold, accept=threshold,
-                refinement=threshold,
-            )
-        )  # fmt: skip
-        rows.append({"ratio": literal / ours, "candidates": told["initial"], "neurons": told["refined"],
-                     "literal_neurons": sum(map(len, wanted.refined.values()))})  # fmt: skip
+        row = {"prompt": prompt.id, "candidates": told["initial"], "neurons": told["refined"], "unet_rows": n_rows}
+        for name, wasted in NEMO_RATIOS.items():
+            took, n_rows, wanted = measured(unet, lambda p=prompt, w=wasted: literal(p.prompt, wasted_passes=w))  # type: ignore[misc]
+            row |= {name: took / ours, f"unet_rows_{name}": n_rows}
+        rows.append(row | {"literal_neurons": sum(map(len, wanted.refined.values()))})
         if len(rows) == NEMO_PROMPTS:
             break
-    return spread([row["ratio"] for row in rows]) | {"prompts": rows} if rows else {"median": None, "prompts": []}
+    return {name: per_prompt(name, rows) for name in NEMO_RATIOS}
+
+
+def per_prompt(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Ratios of one comparison and what was counted for it."""
+    if not rows:
+        return {"median": None, "prompts": []}
+    shared = ("prompt", "candidates", "neurons", "literal_neurons", "unet_rows")
+    told = [{"ratio": r[name], "literal_unet_rows": r[f"unet_rows_{name}"]} | {k: r[k] for k in shared} for r in rows]
+    return spread([row[name] for row in rows]) | {"setting": NEMO, "prompts": told}
+
+
+def measured(unet: torch.nn.Module, work: Callable[[], Any]) -> tuple[float, int, Any]:
+    """How long something takes, the rows that the U-Net computes for it, and what it returns."""
+    rows: list[int] = []
+    handle = unet.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    try:
+        took, found = seconds(work)
+    finally:
+        handle.remove()
+    return took, sum(rows), found
 
 
 def peak_mib(n_prompts: int) -> float:
@@ -123,9 +149,10 @@ def main() -> None:
     with torch.no_grad():
         target.predict(torch.randn(1, *target.noise_shape()), torch.tensor([500]), target.encode([""]))
     memory = [peak_mib(512) / peak_mib(64) for _ in range(ROUNDS)]
-    found = {"wanda_ratio": wanda_ratio(target), "nemo_ratio": nemo_ratio(target), "memory_ratio": spread(memory)}
+    found = {"wanda_ratio": wanda_ratio(target), **nemo_ratios(target), "memory_ratio": spread(memory)}
     print(f"literal / wanda-subspace: {found['wanda_ratio']} (goal >= 3)")
     print(f"literal / nemo: {found['nemo_ratio']} (goal >= 5)")
+    print(f"literal without wasted passes / nemo: {found['nemo_ratio_without_wasted_passes']}")
     print(f"peak memory, 512 / 64 prompts: {found['memory_ratio']} (goal <= 1.05)")
     if given.into:
         content = json.loads(given.into.read_text()) if given.into.exists() else {}

@@ -42,7 +42,8 @@ class Dori(Attack):
         loss: ``denoising`` (published), ``one-step`` (the image predicted from pure noise) or ``descriptor`` (a
             differentiable descriptor of the predicted image).
         weighting: ``epsilon`` (published, on a model of epsilon), ``v``, ``x0``, or ``prediction``: of what the model
-            was trained to predict. A loss of v weighs noisy timesteps more, and brings images in that were never learned.
+            was trained to predict. A loss of v weighs noisy timesteps more, and brings images in that were never
+            learned.
         t_low: Least timestep as a share of the schedule, in [0, 1).
         t_high: End of the range, in (t_low, 1].
         radius: Largest distance from the starting point in median distances of ordinary prompts; `None`: none.

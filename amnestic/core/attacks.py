@@ -90,13 +90,13 @@ class Attacked:
         made_by: The attack with its settings.
         steps: The C steps at which inputs were kept, ascending; the first is 0.
         cond: Inputs ``(K, C, N, L, W)`` of K tries, float32 on the CPU.
-        start: Starting noise ``(K, C, N, ...)`` that belongs to them, or `None`.
-        texts: Real prompts by try, kept step and goal, or `None`.
         loss: ``(K, T + 1, N)`` for T steps; NaN where a goal was left alone.
         gradient: Length of the gradient, likewise.
         stopped: By try and goal: step at which the independent judge called it back; -1 where it never did, -2 where
             an earlier try had brought the goal back, so that this one was not made.
         cost: Rows that passed through the U-Net, by try, kept step and goal: forward and backward.
+        start: Starting noise ``(K, C, N, ...)`` that belongs to them, or `None`.
+        texts: Real prompts by try, kept step and goal, or `None`.
         flags: Sentences on why the outcome should not be trusted.
     """
 

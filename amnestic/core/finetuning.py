@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PARAMETERS = ("full", "cross-attention", "not-cross-attention", "value", "lora")
 LORA_LAYERS = ("attention", "attention+ff")
 PRECISIONS = ("no", "bf16", "fp16")
+DECAYS = ("none", "linear")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +144,7 @@ class FineTuning(Method):
         retain_rows: Rows per step about ordinary pairs, over all processes.
         learning_rate: Of AdamW.
         warmup: Steps over which the learning rate rises to it.
+        decay: ``none``, or ``linear``: from there it falls to nothing at the last step.
         weight_decay: Of AdamW.
         max_grad_norm: Longer gradients are shortened to it; 0: never.
         ema: Decay of the average of the weights that is kept; 0 keeps the last weights.
@@ -168,6 +170,7 @@ class FineTuning(Method):
     retain_rows: int = 8
     learning_rate: float = 1e-5
     warmup: int = 0
+    decay: str = "none"
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     ema: float = 0.0
@@ -181,7 +184,8 @@ class FineTuning(Method):
 
     def __post_init__(self) -> None:
         """Refuse settings without meaning; authors who add settings call it with theirs."""
-        known = ((self.parameters, PARAMETERS), (self.lora_layers, LORA_LAYERS), (self.precision, PRECISIONS))
+        known = ((self.parameters, PARAMETERS), (self.lora_layers, LORA_LAYERS), (self.precision, PRECISIONS),
+                 (self.decay, DECAYS))  # fmt: skip
         for value, allowed in known:
             if value not in allowed:
                 raise ValueError(f"expected {', '.join(allowed)}; got {value}")
@@ -251,6 +255,12 @@ class FineTuning(Method):
         if self.epochs is None:
             return self.steps
         return max(1, ceil(self.epochs * len(lesson.forget) / self.forget_rows))
+
+    def rate_at(self, step: int, total: int) -> float:
+        """Learning rate of a step, from 0, of so many."""
+        rising = min(1.0, (step + 1) / max(self.warmup, 1))
+        falling = (total - step) / max(total - self.warmup, 1) if self.decay == "linear" else 1.0
+        return self.learning_rate * rising * min(1.0, falling)
 
     def parts(self, step: int, n: int) -> list[Part]:
         """The rows of a step in `n` times `accumulation` parts, some perhaps empty, for `n` processes."""

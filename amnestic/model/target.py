@@ -5,7 +5,6 @@ the model was trained to predict. Starting noise belongs to a unit (prompt, seed
 CPU, and so does not depend on batch size, order, device or number of processes.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -28,16 +27,15 @@ from amnestic.core.seeds import generator
 from amnestic.core.tape import Keep, Tape
 from amnestic.core.target import Vocabulary
 from amnestic.core.units import Site, Units
+from amnestic.model.digests import WEIGHTS, digest_of, index_of
 from amnestic.model.edits import edited, require_fit, scaling, touched
 from amnestic.model.families import check_family
 from amnestic.model.loading import DTYPES, load_pipeline
+from amnestic.model.pictures import decode, latents_of, pixels
 from amnestic.model.scheduling import require_drawable, with_scheduler
 from amnestic.model.sites import layer, sites
 from amnestic.model.taps import attributed, masked, record
 from amnestic.model.tokens import encode_tokens, texts_of, tokens, vocabulary
-
-WEIGHTS = ("unet", "vae", "text_encoder")
-INCIDENTAL = ("architectures", "dtype", "torch_dtype", "transformers_version")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,17 +88,17 @@ class PipelineTarget:
                 str(model), revision=revision, variant=variant, dtype=DTYPES[chosen], allow_pickle=allow_pickle
             )
         else:
-            check_family(_index(model))
+            check_family(index_of(model))
             pipeline = model.to(dtype=DTYPES[chosen])
         for part in WEIGHTS:
             getattr(pipeline, part).eval().requires_grad_(False)  # gradients flow to inputs, not to weights
         ident = TargetId(
             name=str(model) if isinstance(model, (str, Path)) else type(model).__name__,
-            family=check_family(_index(pipeline)),
+            family=check_family(index_of(pipeline)),
             revision=revision or "",
             variant=variant or "",
             dtype=chosen,
-            digest=_digest(pipeline),
+            digest=digest_of(pipeline),
         )
         pipeline.to(device)
         pipeline.set_progress_bar_config(disable=True)
@@ -278,7 +276,7 @@ class PipelineTarget:
             InputError: If the edit was made for other weights.
         """
         with edited(self.pipeline.unet, edit):
-            yield replace(self, ident=replace(self.ident, digest=_digest(self.pipeline)))
+            yield replace(self, ident=replace(self.ident, digest=digest_of(self.pipeline)))
 
     def with_unet(self, unet: torch.nn.Module) -> "PipelineTarget":
         """The same components around another U-Net, as a target that knows it is another model.
@@ -295,7 +293,7 @@ class PipelineTarget:
         parts = {**self.pipeline.components, "unet": unet.eval().requires_grad_(False)}
         pipeline = type(self.pipeline)(**parts, requires_safety_checker=False)
         pipeline.set_progress_bar_config(disable=True)
-        return PipelineTarget(ident=replace(self.ident, digest=_digest(pipeline)), pipeline=pipeline)
+        return PipelineTarget(ident=replace(self.ident, digest=digest_of(pipeline)), pipeline=pipeline)
 
     def save(self, folder: Path) -> None:
         """Write the model as a plain diffusers folder of safetensors, in the precision it was loaded in.
@@ -378,72 +376,14 @@ class PipelineTarget:
     def _own(self, values: Tensor) -> Tensor:
         return values.to(self.device, self.pipeline.unet.dtype)
 
-    @torch.no_grad()
     def latents_of(self, images: Sequence[NDArray[np.uint8]]) -> Float[Tensor, "N C h w"]:
-        """Latents of pictures, scaled as the U-Net sees them: the mean of what the autoencoder makes of them.
-
-        Args:
-            images: N pictures, 8-bit RGB ``(H, W, 3)``, of one size that the autoencoder takes.
-
-        Returns:
-            Latents on the device.
-        """
-        vae = self.pipeline.vae
-        pixels = torch.stack([torch.from_numpy(np.ascontiguousarray(i)).permute(2, 0, 1) for i in images])
-        found = vae.encode((pixels.float() / 127.5 - 1).to(vae.device, vae.dtype))
-        latents: Tensor = found.latents if hasattr(found, "latents") else found.latent_dist.mode()
-        scaled: Tensor = latents * vae.config.scaling_factor
-        return scaled
+        """Latents of pictures, scaled as the U-Net sees them; see `amnestic.model.pictures.latents_of`."""
+        return latents_of(self.pipeline.vae, images)
 
     def pixels(self, latents: Float[Tensor, "N C H W"]) -> Float[Tensor, "N 3 h w"]:
-        """Pictures of latents, clamped to [0, 1], differentiable in the latents; `decode` gives 8-bit ones."""
-        vae = self.pipeline.vae
-        out: Tensor = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
-        return (out.float() / 2 + 0.5).clamp(0, 1)
+        """Pictures of latents in [0, 1], differentiable in the latents; see `amnestic.model.pictures.pixels`."""
+        return pixels(self.pipeline.vae, latents)
 
-    @torch.no_grad()
     def decode(self, latents: Float[Tensor, "N C H W"]) -> list[NDArray[np.uint8]]:
-        """Images of latents, 8-bit RGB, each of shape ``(H, W, 3)``.
-
-        Raises:
-            NotFinite: If the decoder's output holds NaN or infinity.
-        """
-        vae = self.pipeline.vae
-        latents = latents.to(vae.device, vae.dtype)
-        out = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
-        if not bool(torch.isfinite(out).all()):
-            raise NotFinite(f"the autoencoder of {self.ident.name} produced NaN; use --dtype float32")
-        images = self.pipeline.image_processor.postprocess(out.detach(), output_type="np")
-        return list((images * 255).round().astype(np.uint8))
-
-
-def _index(pipeline: StableDiffusionPipeline) -> dict[str, Any]:
-    """What `model_index.json` of a live pipeline would hold."""
-    return {"_class_name": type(pipeline).__name__} | dict(getattr(pipeline, "config", {}))
-
-
-def _settings(pipeline: StableDiffusionPipeline) -> str:
-    """Everything but weights that decides what is drawn, as JSON; not names, versions or precision."""
-    configs = {part: dict(getattr(pipeline, part).config) for part in ("unet", "vae", "scheduler")}
-    configs["text_encoder"] = pipeline.text_encoder.config.to_dict()
-    plain = {
-        part: {k: v for k, v in config.items() if not k.startswith("_") and k not in INCIDENTAL}
-        for part, config in configs.items()
-    }
-    kind = type(pipeline.scheduler).__name__
-    return json.dumps([kind, plain, pipeline.tokenizer.get_vocab()], sort_keys=True, default=str)
-
-
-def _digest(pipeline: StableDiffusionPipeline) -> str:
-    """SHA-256 over all weights and settings; also a look that the weights are finite."""
-    total = hashlib.sha256(_settings(pipeline).encode())
-    for part in WEIGHTS:
-        for name, tensor in sorted(getattr(pipeline, part).state_dict().items()):
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise NotFinite(
-                    f"{part}.{name} holds NaN or infinity in {str(tensor.dtype).removeprefix('torch.')}; "
-                    "the weights are damaged or too large for this precision: use --dtype float32, or fetch them again"
-                )
-            total.update(f"{part}.{name}".encode())
-            total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
+        """8-bit images of latents; see `amnestic.model.pictures.decode`."""
+        return decode(self.pipeline, latents, name=self.ident.name)

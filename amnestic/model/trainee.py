@@ -44,8 +44,8 @@ class TrainedCopy(PipelineTarget):
 
     Attributes:
         trained: What learns, by path in the U-Net.
-        precision: ``no``, ``bf16`` or ``fp16``: what the U-Net computes in.
         dtype: Of the model before.
+        precision: ``no``, ``bf16`` or ``fp16``: what the U-Net computes in.
     """
 
     trained: Mapping[str, nn.Parameter] = field(repr=False, compare=False)
@@ -181,4 +181,3 @@ def changed(before: PipelineTarget, after: PipelineTarget) -> dict[str, int]:
         found["of"] += parameter.numel()
         found["bytes"] += parameter.numel() * parameter.element_size() if n else 0
     return found
-

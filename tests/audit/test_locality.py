@@ -419,7 +419,7 @@ class TestStudy:
     def test_a_finished_study_is_read_from_its_record(self, asked, monkeypatch):
         first = locality(asked)
         (asked.run / "locality.html").unlink()
-        monkeypatch.setattr("amnestic.stages.locality.study_of", lambda *_: pytest.fail("studied again"))
+        monkeypatch.setattr("amnestic.stages.locality_study.model_of", lambda *a, **k: pytest.fail("loaded the model"))
         assert locality(asked).data == first.data
         assert (asked.run / "locality.html").exists()
 

@@ -102,6 +102,7 @@ class _Training:
             self.weights, lr=method.learning_rate, weight_decay=method.weight_decay, foreach=False
         )
         self.scaler = torch.amp.GradScaler(target.device.type, enabled=method.precision == "fp16")
+        self.scaler.scale(torch.ones((), device=target.device))  # it makes its scale at the first use
         self.total, self.state = method.total_steps(lesson), checkpoint.State()
         self.identity = digest(method.spec(), target.ident.digest, target.ident.dtype, lesson.digest())
         self.masks: dict[int, Tensor] | None = None
@@ -195,7 +196,7 @@ class _Training:
             self._require_finite(length)
         still = {place: self.weights[place].detach().clone() for place in masks}
         for group in self.optimizer.param_groups:
-            group["lr"] = method.learning_rate * min(1.0, (self.state.done + 1) / max(method.warmup, 1))
+            group["lr"] = method.rate_at(self.state.done, self.total)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         with torch.no_grad():
@@ -236,7 +237,7 @@ class _Training:
         if watch is None or done not in watch_at or any(one["step"] == done for one in self.state.watched):
             return False
         told = self.crew.on_main(lambda: dict(watch(done, self.copy.learned(self.state.average or None))))
-        self.state.watched.append({"step": done} | (told or {}))
+        self.state.watched.append({"step": done} | (self.crew.gathered(told)[0] or {}))
         return True
 
     def _save(self) -> None:
