@@ -50,8 +50,23 @@ class Model:
     attacks: tuple[str, ...] = ()
 
 
-SETTINGS: dict[str, dict[str, Any]] = {}
-"""Settings of fine-tuning methods on the testbed; how they were found: ``docs/adr/``."""
+SCHEDULE = {"learning_rate": 1e-3, "decay": "linear", "weight_decay": 0.0}
+BASELINE = {"steps": 100, "forget_rows": 24, "retain_rows": 24, "decay": "linear", "weight_decay": 0.0}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "adversarial": SCHEDULE | {"steps": 100, "forget_rows": 24, "retain_rows": 48, "refresh_in": "steps",
+                               "refresh_every": 20},
+    "adversarial-without-embeddings": SCHEDULE | {"steps": 100, "forget_rows": 24, "retain_rows": 48},
+    "guarded-retrack": SCHEDULE | {"steps": 80, "forget_rows": 24, "retain_rows": 24, "retain_weight": 10.0,
+                                   "refreshes": 4, "inner_steps": 3},
+    "retrack": BASELINE | {"learning_rate": 1e-3},
+    "siss": BASELINE | {"learning_rate": 3e-4, "retain_rows": 0, "forget_share": 0.1, "timesteps": "full"},
+    "concept-ablation": BASELINE | {"learning_rate": 5e-4},
+    "esd-x": {"steps": 200, "forget_rows": 8, "learning_rate": 3e-4, "latents": "frozen"},
+    "esd-u": {"steps": 200, "forget_rows": 8, "learning_rate": 3e-4, "latents": "frozen"},
+    "negative-gradient": BASELINE | {"learning_rate": 1e-4, "bound": 4.0},
+    "retain-only": BASELINE | {"learning_rate": 1e-3},
+}  # fmt: skip
+"""Settings on the testbed, whose U-Net is a hundredth of Stable Diffusion's and takes larger steps; see ``docs/adr/``."""
 NEMO = ("nemo", {"similarity": "ssim"})
 
 
@@ -152,8 +167,9 @@ class Study:
         if not surrogates.exists():
             self._pruned(NEMO, surrogates)
         record = there(stages.finetune(self.finetuning(method, options, out, surrogates)))
-        told = ("passes", "seconds", "bytes_changed")
-        return {key: record.data[key] for key in told} | {"settings": plain(record.made_by.parameters)}
+        data = record.data
+        return {"passes": data["passes"], "seconds": data["seconds"], "bytes_changed": data["bytes"],
+                "images": len(data["works"]), "settings": plain(record.made_by.parameters)}  # fmt: skip
 
     def finetuning(self, method: str, options: Mapping[str, Any], out: Path, surrogates: Path) -> FinetuneRequest:
         """What is asked of a fine-tuning method: the works of the half, surrogates of NeMo, pairs that judge nothing."""

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from amnestic.report.facts import mapping, real
 from amnestic.report.figures import BLUE, GREY, ORANGE, PURPLE, TEAL, WIDTH, as_svg, drawing
@@ -78,20 +78,17 @@ def distances_figure(rows: Sequence[tuple[str, Row]], gaussian: float | None) ->
     if not rows:
         return ""
     with drawing("distances"):
-        figure = Figure(figsize=(WIDTH, 1.0 + 0.55 * len(rows)), layout="constrained")
-        axes = figure.subplots()
-        for i, (name, row) in enumerate(rows):
+        figure, axes = _layers([f"{_short(name)}  {scaled(real(row.get('median')))}" for name, row in rows])
+        for i, (_, row) in enumerate(rows):
             middle, *ends = (real(row.get(key)) for key in ("median", "q05", "q95", "q25", "q75"))
             for (low, high), width in zip((ends[:2], ends[2:]), (2, 8), strict=True):
                 if low is not None and high is not None:
                     axes.plot([low, high], [i, i], color=BLUE, linewidth=width, alpha=0.4, solid_capstyle="butt")
             if middle is not None:
                 axes.plot([middle], [i], "o", color=BLUE, markersize=6)
-            axes.text(0, i - 0.25, f"{_short(name, 44)}: {scaled(middle)}", ha="left", va="bottom", fontsize=10)
         if gaussian is not None:
             axes.axvline(gaussian, color=ORANGE, linewidth=1.6, linestyle="--")
-        axes.set(xlim=(0, None), ylim=(len(rows) - 0.6, -0.8), yticks=[])
-        axes.spines["left"].set_visible(False)
+        axes.set_xlim(left=0)
         axes.set_xlabel("distance; dashed: two draws from N(0, I)")
         return as_svg(figure, "distances", f"Distances of conditionings in {len(rows)} sets.")
 
@@ -149,9 +146,12 @@ def activations_figure(rows: Sequence[Row]) -> str:
         _dots(axes, scaled_rows, ACTIVATION_MARKS)
         axes.axvline(1, color=GREY, alpha=0.6, linewidth=1)
         axes.set_xscale("log")
-        axes.xaxis.set(major_formatter=FuncFormatter(lambda x, _: f"{x:g}"), minor_formatter=NullFormatter())
+        axes.xaxis.set(
+            major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=FuncFormatter(lambda x, _: f"{x:g}"),
+            minor_formatter=NullFormatter(),
+        )  # fmt: skip
         axes.set_xlabel("mean distance of activations, ordinary prompts = 1")
-        figure.legend(loc="outside upper center", ncols=2, fontsize=9, handletextpad=0.2)
+        _legend(figure, axes)
         return as_svg(figure, "activations", f"Discrepancy of activations in {len(scaled_rows)} layers.")
 
 
@@ -178,7 +178,7 @@ def agreement_figure(rows: Sequence[Row], name: str, number: int) -> str:
         figure, axes = _layers([short_site(str(row.get("site"))) for row in rows])
         _dots(axes, values, AGREEMENT_MARKS)
         axes.set(xlim=(-0.03, 1.03), xlabel="mean IoU of two inputs' units")
-        figure.legend(loc="outside upper center", ncols=2, fontsize=9, handletextpad=0.2)
+        _legend(figure, axes)
         return as_svg(figure, ident, f"Agreement of units located by {name} in {len(rows)} layers.")
 
 
@@ -228,6 +228,12 @@ def _dots(axes: Axes, rows: Sequence[Facts], marks: Sequence[Mark]) -> None:
             [x for x, _ in there], [y for _, y in there], marker, color=colour, label=label,
             markersize=11 if bar else 6, markeredgewidth=2 if bar else 1,
         )  # fmt: skip
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    """What was drawn last, and so on top, is named first."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside upper center", ncols=2, fontsize=9, handletextpad=0.2)
 
 
 def _line(axes: Axes, values: Sequence[float | None], style: str, colour: str, label: str) -> None:

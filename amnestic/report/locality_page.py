@@ -38,6 +38,7 @@ CONVENTIONS = {
     1.0: "Two empty masks count as IoU 1, as in the paper.",
     0.0: "Two empty masks count as IoU 0, as in the code of ConceptPrune.",
 }
+_WORDS = {"starts": "starts", "found": "found", "came": "came back", "moved": "moved"}
 LEFT_OUT = "Two empty masks have no IoU: such pairs are left out."
 
 
@@ -180,13 +181,15 @@ def _distances(data: Facts) -> _Entry:
         sets.append(("ordinary prompts", mapping(data.get("natural"))))
     for row in listed(data.get("starts")):
         found = mapping(row.get("geometry"))
-        words = (("starts", "starts"), ("found", "found"), ("came", "bring the image"), ("moved", "moved"))
-        sets += [(f"{row.get('work')}, {word}", mapping(found.get(key))) for key, word in words
-                 if real(mapping(found.get(key)).get("median")) is not None]  # fmt: skip
+        apart = {word: mapping(found.get(key)) for key, word in _WORDS.items()}
+        if apart[_WORDS["came"]] == apart[_WORDS["found"]]:
+            del apart[_WORDS["came"]]  # all of them bring it
+        sets += [(f"{row.get('work')} {word}", one) for word, one in apart.items()
+                 if real(one.get("median")) is not None]  # fmt: skip
     return (
         distances_figure(sets, real(data.get("gaussian_distance"))), "Distances",
-        "Dots are medians, thick bars hold half, thin ones 90 % of the distances of every two embeddings; “moved” is "
-        "the way from each start to its result. Random starts are far apart in so many dimensions by themselves.",
+        "Dots are medians, thick bars hold half, thin ones 90 % of the distances of every two embeddings; “came back” "
+        "are those that bring the image, “moved” is the way from each start to its result. Random starts are far apart in so many dimensions by themselves.",
         NOT_MEASURED,
     )  # fmt: skip
 

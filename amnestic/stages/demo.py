@@ -22,7 +22,10 @@ from amnestic.testbed.bundled import Testbed
 NEMO = {"similarity": "ssim"}
 """The testbed's latents are too small for the published three scales. Why NeMo: ``docs/results/pruning.json``."""
 UNLEARNING = "guarded-retrack"
-SETTINGS: dict[str, Any] = {}
+SETTINGS: dict[str, Any] = {
+    "steps": 60, "forget_rows": 8, "retain_rows": 16, "learning_rate": 1e-3, "decay": "linear", "weight_decay": 0.0,
+    "retain_weight": 10.0, "refreshes": 4, "inner_steps": 3,
+}  # fmt: skip
 """What unlearning few works takes on the testbed; how it was found: ``docs/adr/``."""
 KEEP = (0, 10, 25, 50)
 N_TOP, N_LOWER, N_CONTROLS = 8, 4, 8
