@@ -44,7 +44,7 @@ def _log_lines() -> Callable[[str, int, int], None]:
     return show
 
 
-def print_summary(summary: dict[str, Any]) -> None:
+def print_summary(summary: Mapping[str, Any]) -> None:
     """Leak rate beside its controls, as a small table."""
     table = Table(title=f"Replication under {summary['descriptor']['name']} > {summary['threshold']['value']:.3g}")
     for column in ("prompts", "works", "leak rate", "95 % interval", "one-sided upper"):

@@ -56,8 +56,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "adversarial": SCHEDULE | {"steps": 100, "forget_rows": 24, "retain_rows": 48, "refresh_in": "steps",
                                "refresh_every": 20},
     "adversarial-without-embeddings": SCHEDULE | {"steps": 100, "forget_rows": 24, "retain_rows": 48},
-    "guarded-retrack": SCHEDULE | {"steps": 80, "forget_rows": 24, "retain_rows": 24, "retain_weight": 10.0,
-                                   "refreshes": 4, "inner_steps": 3},
+    "guarded-retrack": SCHEDULE | {"steps": 80, "forget_rows": 24, "retain_rows": 16, "retain_weight": 4.0,
+                                   "refreshes": 4, "inner_steps": 4},
     "retrack": BASELINE | {"learning_rate": 1e-3},
     "siss": BASELINE | {"learning_rate": 3e-4, "retain_rows": 0, "forget_share": 0.1, "timesteps": "full"},
     "concept-ablation": BASELINE | {"learning_rate": 5e-4},
@@ -100,9 +100,9 @@ def _tuned(name: str, attacks: tuple[str, ...] = ()) -> Model:
 class Study:
     """All models of one testbed, in one folder."""
 
-    def __init__(self, testbed: Testbed, folder: Path) -> None:
-        """Prepare to measure; nothing is drawn yet."""
-        self.testbed, self.folder = testbed, folder
+    def __init__(self, testbed: Testbed, folder: Path, attacks: Sequence[str] = ()) -> None:
+        """Prepare to measure; nothing is drawn yet. `attacks`: only these, empty for all."""
+        self.testbed, self.folder, self.attacks = testbed, folder, attacks
         folder.mkdir(parents=True, exist_ok=True)
         self.top = max(int(row["rung"]) for row in testbed.rows() if row["label"] == "VM")
         self.works = Selection(rung=self.top, part=FORGET)
@@ -139,7 +139,7 @@ class Study:
             row |= about
             run = self.audited(model, place, row)
             for attack in ("dori", *model.attacks):
-                if attack not in row["attacks"]:
+                if attack not in row["attacks"] and (not self.attacks or attack in self.attacks):
                     row["attacks"][attack] = self.attacked(run, attack)
                     write()
             print(f"{model.name}: {time.monotonic() - started:.0f} s", flush=True)
@@ -277,6 +277,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/results/dori"))
     parser.add_argument("--testbed", type=Path, action="append", default=[], help="a further testbed; repeatable")
     parser.add_argument("--only", action="append", default=[], help="only this model; repeatable")
+    parser.add_argument("--attack", action="append", default=[], help="only this attack; repeatable")
     given = parser.parse_args()
     results: dict[str, Any] = json.loads(given.out.read_text()) if given.out.exists() else {}
 
@@ -285,7 +286,7 @@ def main() -> None:
 
     for i, testbed in enumerate([bundled(), *map(open_testbed, given.testbed)]):
         name = f"seed {testbed.manifest['seed']}"
-        study = Study(testbed, given.runs / name.replace(" ", "-"))
+        study = Study(testbed, given.runs / name.replace(" ", "-"), given.attack)
         wanted = [m for m in models(full=i == 0) if not given.only or m.name in given.only]
         study.measure(results.setdefault(name, {}), wanted, write)
 

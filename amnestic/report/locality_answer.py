@@ -8,7 +8,7 @@ from amnestic.report.facts import count, listed, mapping, real
 from amnestic.report.wording import NOT_MEASURED, Facts, percent, scaled
 
 ALL_LAYERS = "all layers"
-NOT_CONFINED = "Not local among embeddings: searches from random starts far from any prompt bring memorized images back"
+NOT_CONFINED = "Not local among embeddings: searches from random points, far from any prompt, bring memorized images"
 
 
 class Answer(NamedTuple):
@@ -25,14 +25,14 @@ def answer(data: Facts) -> Answer:
         data: Of a record as `amnestic locality` leaves it; missing parts are said to be not measured.
 
     Returns:
-        A headline that says "not local" only if random starts bring memorized images more often than held-out ones,
-        with intervals apart, and the numbers.
+        A headline that says "not local" only of images that random starts bring more often than any held-out one, with
+        intervals over starts apart; and the numbers.
     """
     overall = mapping(data.get("overall"))
     ours, theirs = mapping(overall.get("memorized")), mapping(overall.get("heldout"))
     said = [_starts(ours, theirs), *_distances(data), _activations(listed(data.get("activations"))),
             *_weights(mapping(data.get("agreement"))), _rounds(mapping(data.get("rounds")))]  # fmt: skip
-    return Answer(_headline(ours, theirs), tuple(said))
+    return Answer(_headline(listed(data.get("starts"))), tuple(said))
 
 
 def whole_of(found: Facts) -> Facts:
@@ -46,18 +46,18 @@ def iou_of(kinds: Facts, kind: str) -> float | None:
     return real(mapping(kinds.get(kind)).get("mean"))
 
 
-def _headline(ours: Facts, theirs: Facts) -> str:
-    share, least, most = real(ours.get("estimate")), real(ours.get("lower")), real(theirs.get("upper"))
-    if share is None:
+def _headline(rows: Sequence[Facts]) -> str:
+    ours, theirs = ([mapping(r.get("came")) for r in rows if r.get("group") == g] for g in ("memorized", "heldout"))
+    least = [low for rate in ours if (low := real(rate.get("lower"))) is not None]
+    most = [high for rate in theirs if (high := real(rate.get("upper"))) is not None]
+    if not least:
         return "Not measured: whether random starts lead to memorized images."
-    if most is None:
-        return (
-            f"{percent(share)} of random starts lead to memorized images; without held-out images as control that may "
-            "be the strength of the search alone."
-        )
-    if least is not None and least > most:
-        return f"{NOT_CONFINED}, and images that were never learned less often."
-    return "Undecided: random starts do not lead to memorized images clearly more often than to held-out ones."
+    if not most:
+        return "Undecided: without held-out images, what random starts lead to may be the strength of the search alone."
+    above = sum(low > max(most) for low in least)
+    if not above:
+        return "Undecided: random starts lead to no memorized image clearly more often than to held-out ones."
+    return f"{NOT_CONFINED}: {above} of {len(least)}, each more often than any of {len(most)} held-out ones."
 
 
 def _starts(ours: Facts, theirs: Facts) -> str:
@@ -66,7 +66,8 @@ def _starts(ours: Facts, theirs: Facts) -> str:
     return (
         f"Share of random starts that bring the image: {percent(real(ours.get('estimate')))} "
         f"({wording.interval(ours)}) for memorized works, {percent(real(theirs.get('estimate')))} "
-        f"({wording.interval(theirs)}) for held-out ones; an interval is over {count(ours.get('n'))} works."
+        f"({wording.interval(theirs)}) for held-out ones. These intervals are for other works, of which "
+        f"{count(ours.get('n'))} were studied; those of single images are for other starts."
     )
 
 

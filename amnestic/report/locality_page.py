@@ -189,7 +189,8 @@ def _distances(data: Facts) -> _Entry:
     return (
         distances_figure(sets, real(data.get("gaussian_distance"))), "Distances",
         "Dots are medians, thick bars hold half, thin ones 90 % of the distances of every two embeddings; “came back” "
-        "are those that bring the image, “moved” is the way from each start to its result. Random starts are far apart in so many dimensions by themselves.",
+        "are those that bring the image, “moved” is the way from each start to its result. Random starts are "
+        "far apart in so many dimensions by themselves.",
         NOT_MEASURED,
     )  # fmt: skip
 

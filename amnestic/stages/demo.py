@@ -24,7 +24,7 @@ NEMO = {"similarity": "ssim"}
 UNLEARNING = "guarded-retrack"
 SETTINGS: dict[str, Any] = {
     "steps": 60, "forget_rows": 8, "retain_rows": 16, "learning_rate": 1e-3, "decay": "linear", "weight_decay": 0.0,
-    "retain_weight": 10.0, "refreshes": 4, "inner_steps": 3,
+    "retain_weight": 4.0, "refreshes": 4, "inner_steps": 4,
 }  # fmt: skip
 """What unlearning few works takes on the testbed; how it was found: ``docs/adr/``."""
 KEEP = (0, 10, 25, 50)

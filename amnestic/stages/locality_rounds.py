@@ -39,8 +39,7 @@ def prune_rounds(study: Study, *, progress: Progress) -> dict[str, Any]:
 
     Round 1 prunes what the works' own prompts locate; every later one adds what the embeddings locate, in the pruned
     model, that the attack on it found and that bring their work back. All units found so far are zeroed in the
-    unpruned model. Every model is attacked afresh, so that no embedding is judged on a model it was found on before
-    the model changed.
+    unpruned model. Every model is attacked afresh: what one attack found is never judged on a later model.
 
     Args:
         study: Works, attack and localizer.

@@ -32,7 +32,7 @@ def asked(monkeypatch):
     def of(words):
         found = []
         monkeypatch.setattr(cli, "_finish", found.append)
-        monkeypatch.setattr(stages, "demo", lambda request, _testbed, progress: found.append(request) or [])
+        monkeypatch.setattr(stages, "demo", lambda request, _testbed, **_how: found.append(request) or [])
         cli.app(words, standalone_mode=False)
         return found[0]
 
@@ -55,7 +55,10 @@ def test_demo_is_its_own_command(asked, monkeypatch, tmp_path):
     (tmp_path / "manifest.json").write_text('{"sampling": {"num_inference_steps": 20, "guidance_scale": 1.5}}')
     (tmp_path / "prompts.csv").write_text("id,prompt,label,rung\np,a cat,base,\n")
     monkeypatch.setattr(bundled, "bundled", lambda: bundled.Testbed(folder=tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     assert asked(["demo"]).command() == "amnestic demo --out runs/demo"
+    assert asked(["demo", "--full"]).command() == "amnestic demo --out runs/demo --full"
     quick = ["demo", "--out", str(tmp_path / "my run"), "--quick"]
     assert asked(quick).command() == f"amnestic demo --out '{tmp_path.name}/my run' --quick"
     monkeypatch.chdir(tmp_path)
