@@ -66,7 +66,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "negative-gradient": BASELINE | {"learning_rate": 1e-4, "bound": 4.0},
     "retain-only": BASELINE | {"learning_rate": 1e-3},
 }  # fmt: skip
-"""Settings on the testbed, whose U-Net is a hundredth of Stable Diffusion's and takes larger steps; see ``docs/adr/``."""
+"""On the testbed, whose U-Net is a hundredth of Stable Diffusion's and takes larger steps; see ``docs/adr/``."""
 NEMO = ("nemo", {"similarity": "ssim"})
 
 
@@ -172,7 +172,7 @@ class Study:
                 "images": len(data["works"]), "settings": plain(record.made_by.parameters)}  # fmt: skip
 
     def finetuning(self, method: str, options: Mapping[str, Any], out: Path, surrogates: Path) -> FinetuneRequest:
-        """What is asked of a fine-tuning method: the works of the half, surrogates of NeMo, pairs that judge nothing."""
+        """What a method is asked: to forget half of the works, with surrogates of NeMo and pairs that judge nothing."""
         return FinetuneRequest(
             run=self.request.out, out=out, references=self.testbed.folder, method=method, options=options,
             selection=self.works, surrogates_from=str(surrogates), leave_out_copies=False,
@@ -233,7 +233,8 @@ def told_of(run: Run, record: Record) -> dict[str, Any]:
         "curve_heldout": plain(recovery_curve(heldout.best, heldout.steps, heldout.threshold, seed=0)),
         "passes": {kind: float(last.tensors[kind].sum(0)[-1].amax()) for kind in ("forward", "backward")},
         "seconds": sum(sum(arm.data["seconds"].values()) for arm in arms.values()),
-        "verdict": record.data["verdict"]["conclusion"], "flags": sorted({f for a in arms.values() for f in a.data["flags"]}),
+        "verdict": record.data["verdict"]["conclusion"],
+        "flags": sorted({flag for arm in arms.values() for flag in arm.data["flags"]}),
     }  # fmt: skip
 
 
