@@ -27,9 +27,11 @@ bench: .venv/.installed-dev  ## ratios of speed and memory, measured in one run
 	.venv/bin/python benchmarks/localizers.py
 	.venv/bin/python benchmarks/attacks.py
 
-results: .venv/.installed-dev  ## measure again what docs/results/ holds; resumable, about an hour
+results: .venv/.installed-dev  ## measure again what docs/results/ holds; resumable, about eight hours on two cores
 	.venv/bin/python scripts/pruning_results.py
 	.venv/bin/python benchmarks/localizers.py --into docs/results/pruning.json
+	.venv/bin/python scripts/dori_results.py
+	.venv/bin/python scripts/dori_results.py --beside
 
 clean:  ## remove the virtual environment
 	rm -rf .venv

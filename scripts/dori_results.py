@@ -19,7 +19,7 @@ from amnestic.audit.selection import Selection
 from amnestic.core.records import plain
 from amnestic.core.store import Record, Run, write_json
 from amnestic.measures.recovery import mean_over_works, recovery_curve, share_above
-from amnestic.stages import AttackRequest, FinetuneRequest, LocateRequest, PruneRequest
+from amnestic.stages import AttackRequest, FinetuneRequest, LocalityRequest, LocateRequest, PruneRequest
 from amnestic.stages.attacking import arm_of
 from amnestic.testbed.bundled import Testbed, bundled, open_testbed
 
@@ -29,6 +29,7 @@ FORGET = (1, 2)  # half of the works is forgotten and attacked, the other half s
 KEEP = (0, 10, 25, 50)
 RIVAL_WORKS = 12
 RIVALS = ("hard-prompt", "gcg-prompt", "null-text", "random-tokens", "random-embeddings")
+STARTS = 100
 RADII = (0.25, 0.5, 1.0, 2.0)
 RETAIN_FROM = BASE  # pairs of the first base prompts judge, the others are trained on
 
@@ -216,6 +217,34 @@ class Study:
         )  # fmt: skip
         return told_of(Run.open(run), record)
 
+    def radius(self) -> dict[str, Any]:
+        """How small an adjustment of the prompt's embedding brings works back, on two models."""
+        found = {}
+        for name in ("original", "wanda-subspace"):
+            run = self.folder / ("original" if name == "original" else f"{name}-audit")
+            record = there(
+                stages.attack(
+                    AttackRequest(
+                        run=run, references=self.testbed.folder, selection=replace(self.works, limit=RIVAL_WORKS),
+                        random=False, keep=(0, 50), n_seeds=2, radii=RADII,
+                        options={"start": "other-prompt"} if name == "original" else {},
+                    )
+                )
+            )  # fmt: skip
+            arms = {arm: Run.open(run).record(known) for arm, known in record.data["arms"].items()}
+            unit = arms["works"].data["natural_distance"]
+            moved = {arm: (one.tensors["moved"][0] / unit).tolist() for arm, one in arms.items()}
+            found[name] = {"radius": record.data["verdict"]["radius"], "moved": moved, "unit": unit}
+        return found
+
+    def locality(self) -> dict[str, Any]:
+        """Where memorization lies: among embeddings and in the weights of the original."""
+        request = LocalityRequest(
+            run=self.request.out, references=self.testbed.folder, selection=self.works, starts=STARTS,
+            localizers={"wanda-subspace": {"r": 0.1, "tau": 10}, "nemo": NEMO[1]}, clip=self.request.clip,
+        )  # fmt: skip
+        return dict(there(stages.locality(request)).data)
+
 
 def told_of(run: Run, record: Record) -> dict[str, Any]:
     """The numbers of one attack."""
@@ -279,6 +308,7 @@ def main() -> None:
     parser.add_argument("--testbed", type=Path, action="append", default=[], help="a further testbed; repeatable")
     parser.add_argument("--only", action="append", default=[], help="only this model; repeatable")
     parser.add_argument("--attack", action="append", default=[], help="only this attack; repeatable")
+    parser.add_argument("--beside", action="store_true", help="radius.json and locality.json instead")
     given = parser.parse_args()
     results: dict[str, Any] = json.loads(given.out.read_text()) if given.out.exists() else {}
 
@@ -288,6 +318,10 @@ def main() -> None:
     for i, testbed in enumerate([bundled(), *map(open_testbed, given.testbed)]):
         name = f"seed {testbed.manifest['seed']}"
         study = Study(testbed, given.runs / name.replace(" ", "-"), given.attack)
+        if i == 0 and given.beside:
+            write_json(given.out.with_name("radius.json"), study.radius())
+            write_json(given.out.with_name("locality.json"), study.locality())
+            continue
         wanted = [m for m in models(full=i == 0) if not given.only or m.name in given.only]
         study.measure(results.setdefault(name, {}), wanted, write)
 

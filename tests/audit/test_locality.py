@@ -15,6 +15,7 @@ from amnestic.audit import locality as audit_locality
 from amnestic.audit.locality import activation_discrepancy, geometry
 from amnestic.audit.localizers.nemo import Nemo
 from amnestic.audit.localizers.wanda_subspace import WandaSubspace
+from amnestic.audit.request import AuditRequest
 from amnestic.audit.weight_agreement import (
     ALL_LAYERS,
     Chosen,
@@ -36,7 +37,7 @@ from amnestic.mitigations.pruning.zero_units import ZeroUnits
 from amnestic.model.target import PipelineTarget
 from amnestic.stages.attack_bench import Bench
 from amnestic.stages.locality import LocalityRequest, locality
-from amnestic.stages.locality_study import Study
+from amnestic.stages.locality_study import Study, ends_of
 from amnestic.testbed.diffusion import new_unet
 
 TINY_CHANNELS, TINY_WIDTH = (16, 16, 32, 32), 32
@@ -306,40 +307,49 @@ class TestActivations:
         assert [[s.name for s in group] for group in audit_locality._groups(sizes, 6)] == [["0", "1"], ["2"], ["3"]]
 
 
-@pytest.fixture
-def audited(request_of):
-    """An audit of four works, three held-out ones and ordinary prompts, with a threshold that everything exceeds."""
-    with request_of.prompts.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    for i in range(3):
-        picture = np.random.default_rng(10 + i).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-        Image.fromarray(picture).save(request_of.references / f"h{i}.png")
-        rows.append({"id": f"h{i}", "prompt": f"a held-out work {i}", "image": f"h{i}.png", "label": "heldout"})
-    rows += [{"id": f"b{i}", "prompt": f"a base scene {i}", "label": "base"} for i in (2, 3)]
-    request = replace(request_of, threshold=-1.0, prompts=request_of.prompts.with_name("with-heldout.csv"))
-    with request.prompts.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["id", "prompt", "image", "label", "rung"])
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory, tiny_pipeline, tiny_sscd):
+    """An audit of three works, two held-out ones and ordinary prompts, with a threshold that everything exceeds."""
+    home = tmp_path_factory.mktemp("locality")
+    (home / "references").mkdir()
+    rows = [{"id": f"b{i}", "prompt": f"a base scene {i}", "image": "", "label": "base"} for i in range(4)]
+    for i, name in enumerate(("w0", "w1", "w2", "h0", "h1")):
+        picture = np.random.default_rng(i).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(home / "references" / f"{name}.png")
+        label = "heldout" if name[0] == "h" else "VM"
+        rows.append({"id": name, "prompt": f"a work {i}", "image": f"{name}.png", "label": label})
+    with (home / "prompts.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["id", "prompt", "image", "label"])
         writer.writeheader()
         writer.writerows(rows)
+    request = AuditRequest(
+        model=str(tiny_pipeline), prompts=home / "prompts.csv", references=home / "references", out=home / "run",
+        n_seeds=1, sampling=Sampling(num_inference_steps=2, guidance_scale=2.0), device="cpu", batch_size=8,
+        descriptor="sscd-mini", sscd_weights=tiny_sscd, threshold=-1.0,
+    )  # fmt: skip
     stages.audit(request)
     return request
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def asked(audited):
     """A study that takes seconds."""
     return LocalityRequest(
         run=audited.out, references=audited.references, works=2, starts=3, n_seeds=1,
-        attack={"steps": 2, "draws": 2}, n_masks=2, rounds=2, round_works=2, n_base=2, device="cpu",
+        attack={"steps": 2, "draws": 2}, n_masks=2, rounds=2, round_works=2, n_base=2, tsne=True, device="cpu",
         localizers={"wanda-subspace": {"r": 0.2, "tau": 2}, "nemo": {"similarity": "ssim", "n_seeds": 2}},
         descriptor="sscd-mini", sscd_weights=audited.sscd_weights,
     )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def studied(asked):
+    return locality(asked)
+
+
 class TestStudy:
-    def test_everything_is_measured_and_shown(self, asked):
-        record = locality(replace(asked, tsne=True))
-        data = record.data
+    def test_everything_is_measured_and_shown(self, asked, studied):
+        data = studied.data
         assert [(row["group"], row["work"]) for row in data["starts"]] == [
             ("memorized", "w0"), ("memorized", "w1"), ("heldout", "h0"), ("heldout", "h1")
         ]  # fmt: skip
@@ -350,37 +360,48 @@ class TestStudy:
         assert data["overall"]["memorized"]["n"] == data["overall"]["heldout"]["n"] == 2
         assert all(row[key] > 0 for row in data["activations"] for key in ("found", "heldout", "starts", "memorized"))
         assert set(data["agreement"]) == {"wanda-subspace", "nemo"}
-        whole = data["agreement"]["wanda-subspace"]["layers"][-1]
-        assert {kind: one["n"] for kind, one in whole["kinds"].items()} == {
-            "within_found": 2, "across_found": 4, "within_memorized": 1, "found_with_memorized": 8,
-            "within_natural": 1, "within_heldout": 2,
-        }  # fmt: skip
+        for found in data["agreement"].values():
+            whole = found["layers"][-1]
+            assert {kind: one["n"] for kind, one in whole["kinds"].items()} == {
+                "within_found": 2, "across_found": 4, "within_memorized": 1, "found_with_memorized": 8,
+                "within_natural": 1, "within_heldout": 2,
+            }  # fmt: skip
         assert [row["round"] for row in data["rounds"]["rows"]] == [0, 1, 2]
         assert [m["how"] for m in data["maps"]] == ["principal", "t-sne"] * 2
-        assert all(record.tensors[m["tensor"]].shape == (sum(m["n"]), 2) for m in data["maps"])
+        assert all(studied.tensors[m["tensor"]].shape == (sum(m["n"]), 2) for m in data["maps"])
         page = (asked.run / "locality.html").read_text()
         assert page.count("<figcaption>") == 1 + 4 + 1 + 1 + 2 + 1
+        assert "not measured" in page  # no CLIP model was given
 
-    def test_starts_of_one_work_have_draws_of_their_own(self, asked):
-        locality(replace(asked, rounds=0))
-        run = Run.open(asked.run)
-        arms = [run.record(name) for name in run.records("attack-arm")]
-        arm = next(a for a in arms if a.data["works"] == ["w0"] * 3)
+    def test_starts_of_one_work_have_draws_of_their_own(self, asked, studied):
+        arm = self.arm(asked, ["w0"] * 3)
         assert arm.data["goals"] == ["w0.start-0", "w0.start-1", "w0.start-2"]
         cond = arm.tensors["cond"][0]
-        assert not torch.allclose(cond[0], cond[1])
+        assert all(not torch.allclose(one, other) for one, other in combinations(cond, 2))
         assert arm.tensors["loss"][0, 1].unique().numel() == 3
+        found = studied.data["starts"][0]["geometry"]
+        assert found["found"]["median"] == pytest.approx(float(pairwise_l2(cond).median()), rel=1e-5)
+        assert sorted(arm.tensors["moved"][0].tolist())[1] == pytest.approx(found["moved"]["median"], rel=1e-4)
+
+    @staticmethod
+    def arm(asked, works):
+        run = Run.open(asked.run)
+        arms = [run.record(name) for name in run.records("attack-arm")]
+        return next(a for a in arms if a.data["works"] == works and a.data["steps"] == [0, 2])
 
     def test_distances_begin_where_the_searches_began(self, asked):
-        record = locality(replace(asked, rounds=0, attack={"steps": 1, "draws": 1, "learning_rate": 1e-6}))
+        slow = {"steps": 1, "draws": 1, "learning_rate": 1e-6}
+        localizers = {"wanda-subspace": asked.localizers["wanda-subspace"]}
+        record = locality(replace(asked, works=1, rounds=0, attack=slow, localizers=localizers, tsne=False))
         found = record.data["starts"][0]["geometry"]
         assert found["to_starts"] == pytest.approx(1, abs=1e-3)
         assert found["own_nearest"] == 1.0
         assert found["starts"]["median"] == pytest.approx(record.data["gaussian_distance"], rel=0.1)
         assert found["moved"]["median"] < 1e-3 * found["starts"]["median"]
+        assert record.data["rounds"] is None
 
-    def test_rounds_prune_more_and_more_and_tell_the_cost(self, asked):
-        rows = locality(asked).data["rounds"]["rows"]
+    def test_rounds_prune_more_and_more_and_tell_the_cost(self, studied):
+        rows = studied.data["rounds"]["rows"]
         assert [row["units"] for row in rows] == sorted({row["units"] for row in rows})
         assert rows[0]["share"] == 0.0
         assert rows[2]["share"] > rows[1]["share"] > 0
@@ -390,57 +411,63 @@ class TestStudy:
         assert rows[0]["likeness"]["n"] == 2
         assert all(row["alignment"] is None for row in rows)
         assert all(row[key]["n"] == 2 for row in rows for key in ("plain", "attacked", "heldout_attacked"))
-        assert "not measured" in (asked.run / "locality.html").read_text()
+        assert studied.data["rounds"]["ended"] == "all rounds were made"
 
-    def test_the_second_round_adds_what_embeddings_locate_in_the_pruned_model(self, asked, audited):
-        locality(asked)
+    def test_each_round_locates_in_the_model_as_it_is_then(self, asked, audited, studied):
         run, target = Run.open(asked.run), PipelineTarget.load(audited.model)
-        names = run.records("locality-units")
-        assert len(names) == 2
-        first, second = (run.record(name) for name in names)
-        assert first.parents[0] == target.ident.digest != second.parents[0]
-        prompts = tuple(Prompt(id=f"w{i}", prompt=p) for i, p in enumerate(self.texts(run)))
-        controls = tuple(Prompt(id=f"b{i}", prompt=f"a base scene {i}") for i in range(4))
-        how = Sampling(**run.manifest()["settings"]["sampling"])
-        alone = WandaSubspace(r=0.2, tau=2)(target, Case(memorized=prompts, controls=controls, sampling=how))
-        assert all(torch.equal(first.tensors[n], bits) for n, bits in alone.units.packed().items())
+        rows, how = studied.data["rounds"]["rows"], Sampling(**run.manifest()["settings"]["sampling"])
+        units = {r.parents[0]: r for r in map(run.record, run.records("locality-units"))}
+        assert set(units) == {row["model"] for row in rows[:2]}
+        by_prompts = Case(
+            memorized=tuple(Prompt(id=f"w{i}", prompt=f"a work {i}") for i in range(2)), sampling=how,
+            controls=tuple(Prompt(id=f"b{i}", prompt=f"a base scene {i}") for i in range(4)),
+        )  # fmt: skip
+        first = WandaSubspace(r=0.2, tau=2)(target, by_prompts).units
+        assert self.same(units[rows[0]["model"]], first)
+        with target.edited(ZeroUnits()(target, first)) as pruned:
+            assert pruned.ident.digest == rows[1]["model"]
+            arm = next(
+                r for r in map(run.record, run.records("attack-arm"))
+                if r.data["model"] == pruned.ident.digest and r.data["works"] == ["w0", "w1"]
+            )  # fmt: skip
+            assert arm.made_by.parameters["seed"] == 1
+            conds = dict(zip(("x", "y"), arm.tensors["cond"][0], strict=True))
+            second = located_by(WandaSubspace(r=0.2, tau=2), pruned, conds, by_prompts).units
+        assert self.same(units[rows[1]["model"]], second)
+        assert rows[2]["units"] == len(united([first, second], model="any"))
 
     @staticmethod
-    def texts(run):
-        rows = {row["prompt_id"]: row["prompt"] for row in run.read_table("samples")}
-        return rows["w0"], rows["w1"]
+    def same(record, units):
+        return all(torch.equal(record.tensors[name], bits) for name, bits in units.packed().items())
 
-    def test_the_model_is_left_as_it_was(self, asked, audited):
-        before = PipelineTarget.load(audited.model).ident.digest
-        record = locality(asked)
-        assert PipelineTarget.load(audited.model).ident.digest == before
-        assert record.data["rounds"]["rows"][0]["model"] == before
+    def test_the_plain_rate_is_that_of_the_audit(self, asked, studied):
+        rows = {(r["prompt_id"], r["seed"]): r["sscd_paired"] for r in Run.open(asked.run).read_table("matches")}
+        arm = self.arm(asked, ["w0", "w1"])
+        assert arm.data["model"] == studied.data["rounds"]["rows"][0]["model"]
+        wanted = torch.tensor([[rows["w0", 0]], [rows["w1", 0]]])
+        assert torch.allclose(ends_of(arm).before, wanted.float(), atol=2e-4)
 
-    def test_a_finished_study_is_read_from_its_record(self, asked, monkeypatch):
-        first = locality(asked)
+    def test_a_finished_study_is_read_from_its_record(self, asked, studied, monkeypatch):
         (asked.run / "locality.html").unlink()
         monkeypatch.setattr("amnestic.stages.locality_study.model_of", lambda *a, **k: pytest.fail("loaded the model"))
-        assert locality(asked).data == first.data
+        assert locality(asked).data == studied.data
         assert (asked.run / "locality.html").exists()
 
-    def test_an_interrupted_study_continues(self, asked, monkeypatch):
-        whole = locality(asked)
-        run = Run.open(asked.run)
-        run.drop(whole.id)
+    def test_an_interrupted_study_continues(self, asked, studied, monkeypatch):
+        Run.open(asked.run).drop(studied.id)
         monkeypatch.setattr(Bench, "_part", lambda *a, **k: pytest.fail("attacked again"))
         monkeypatch.setattr(WandaSubspace, "locate", lambda *a, **k: pytest.fail("located again"))
-        again = locality(asked)
-        seconds = {"seconds": 0}
-        assert {**again.data, **seconds} == {**whole.data, **seconds}
+        again, seconds = locality(asked), {"seconds": 0}
+        assert {**again.data, **seconds} == {**studied.data, **seconds}
 
-    def test_nothing_that_comes_back_ends_the_rounds_and_is_not_compared(self, asked, monkeypatch):
+    def test_nothing_that_comes_back_ends_the_rounds_and_is_not_compared(self, asked, studied, monkeypatch):
         real = Study.__init__
 
         def strict(self, **parts):
             real(self, **parts | {"bench": replace(parts["bench"], threshold=2.0)})
 
         monkeypatch.setattr(Study, "__init__", strict)
-        data = locality(asked).data
+        data = locality(replace(asked, n_base=1)).data
         assert data["starts"][0]["came"]["estimate"] == 0.0
         assert data["starts"][0]["geometry"]["came"]["n"] == 0
         assert data["agreement"]["nemo"]["layers"][-1]["kinds"]["within_found"]["mean"] is None
@@ -456,13 +483,12 @@ class TestStudy:
             ({"localizers": {"nemo": {}}}, "expected a localizer of nemo to prune with"),
             ({"localizers": {"gradient-attribution": {}}, "rounds": 0}, "look at prompts alone"),
             ({"localizers": {"nemo": {}}, "prune_with": "nemo"}, "needs latents of at least"),
-            ({"references": asked.run}, "expected the originals"),
+            ({"references": asked.run, "works": 1}, "expected the originals"),
         ):
             with pytest.raises(InputError, match=words):
                 locality(replace(asked, **wrong))
 
-    def test_works_that_do_not_replicate_are_no_study(self, request_of, asked):
-        out = request_of.out.with_name("strict")
-        stages.audit(replace(request_of, threshold=1.0, out=out))
+    def test_works_that_do_not_replicate_are_no_study(self, audited, asked, tmp_path):
+        stages.audit(replace(audited, threshold=1.0, out=tmp_path / "strict"))
         with pytest.raises(InputError, match="that replicate and name an original"):
-            locality(replace(asked, run=out))
+            locality(replace(asked, run=tmp_path / "strict"))
