@@ -11,10 +11,8 @@ from torch import Tensor
 from amnestic.audit.generate import generate, plan
 from amnestic.audit.mask_growth import NORMS, mask_growth, masks_by_rung, step_shares
 from amnestic.audit.prompt_sets import disjoint_sets
-from amnestic.audit.request import descriptor_beside
 from amnestic.audit.selection import Selected, works_by_rung
 from amnestic.audit.sharing import SharedSubspace, shared_subspace, sharing_table
-from amnestic.core.errors import InputError
 from amnestic.core.methods import Case, Localizer, Located
 from amnestic.core.protocols import Encoder
 from amnestic.core.records import Prompt, Sampling, digest, plain
@@ -22,13 +20,13 @@ from amnestic.core.store import Record, Run, write_atomically
 from amnestic.core.target import Target
 from amnestic.measures.intervals import rate
 from amnestic.mitigations.pruning.zero_units import ZeroUnits
-from amnestic.model.descriptors import choose_descriptor
 from amnestic.parallel import team
 from amnestic.report.subspace_page import render_subspace
 from amnestic.stages.inputs import Progress, silent
+from amnestic.stages.judges import judge_of
 from amnestic.stages.locating import LocateRequest, case_of, identity, localizer_of, parents_of, selected
 from amnestic.stages.models import model_of
-from amnestic.stages.scores import described, scored, threshold_of
+from amnestic.stages.scores import described, threshold_of
 
 SIZES = (1, 2, 5, 10, 20, 30, 40, 50, 60)
 BATCH = 16
@@ -176,15 +174,7 @@ def _transfer(
 
 def _judge(run: Run, target: Target, prompts: Sequence[Prompt]) -> tuple[Encoder, Mapping[str, Tensor]]:
     """The descriptor that judged the run, and its vectors of the originals."""
-    name = scored(run).data["descriptor"]["id"]
-    size = (target.image_size, target.image_size)
-    audited = run.manifest()["settings"]["model"]["name"]
-    encoder = choose_descriptor("auto", image_size=size, bundled=descriptor_beside(audited))
-    if encoder.descriptor.id != name:
-        raise InputError(
-            f"the run was judged by {name}, here is only {encoder.descriptor.id}, and scores of two are never "
-            "compared; install it, or leave out the transfer with --transfer-seeds 0"
-        )
+    encoder = judge_of(run, target, otherwise="leave out the transfer with --transfer-seeds 0")
     _, vectors, place = described(run)
     return encoder, {p.id: vectors[place[p.image]] for p in prompts}
 

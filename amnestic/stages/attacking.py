@@ -14,7 +14,6 @@ from amnestic.attacks.random_embeddings import RandomEmbeddings
 from amnestic.audit.attack_arms import Arm
 from amnestic.audit.attack_goals import KnownImages, known_images
 from amnestic.audit.attack_verdict import attack_verdict
-from amnestic.audit.request import descriptor_beside
 from amnestic.audit.selection import Selection
 from amnestic.core.attacks import Attack, Goal
 from amnestic.core.errors import InputError
@@ -24,15 +23,15 @@ from amnestic.core.registry import build
 from amnestic.core.store import Record, Run, write_atomically
 from amnestic.measures.pixels import match_size
 from amnestic.model.clip import load_clip
-from amnestic.model.descriptors import choose_descriptor
 from amnestic.model.target import PipelineTarget
 from amnestic.parallel import team
 from amnestic.report.attack_page import Attempt, render_attack
 from amnestic.sources.references import read_references
 from amnestic.stages.attack_bench import STEPS, Bench
 from amnestic.stages.inputs import Progress, silent
+from amnestic.stages.judges import judge_of
 from amnestic.stages.models import model_of
-from amnestic.stages.scores import described, scored, threshold_of
+from amnestic.stages.scores import described, threshold_of
 
 WITHIN = " within "
 SHOWN = 24
@@ -133,9 +132,7 @@ def _write_page(run: Run, record: Record, known: KnownImages, pictures: Mapping[
     write_atomically(run.folder / f"{record.id}.html", page)
 
 
-def _attempts(
-    name: str, arm: Record, prompts: Mapping[str, Prompt], pictures: Mapping[str, Any]
-) -> Iterator[Attempt]:
+def _attempts(name: str, arm: Record, prompts: Mapping[str, Prompt], pictures: Mapping[str, Any]) -> Iterator[Attempt]:
     scores, texts = arm.tensors["scores"], arm.data["texts"]
     for place, goal in enumerate(arm.data["goals"]):
         yield Attempt(
@@ -201,17 +198,9 @@ def _judge(
     run: Run, request: AttackRequest, target: PipelineTarget, prompts: Sequence[Prompt]
 ) -> tuple[Encoder, dict[str, Tensor]]:
     """The descriptor that judged the audit, and its vectors of the originals."""
-    name, size = scored(run).data["descriptor"]["id"], (target.image_size, target.image_size)
-    audited = run.manifest()["settings"]["model"]["name"]
-    encoder = choose_descriptor(
-        request.descriptor, image_size=size, weights=request.sscd_weights, bundled=descriptor_beside(audited),
-        device=target.device,
-    )  # fmt: skip
-    if encoder.descriptor.id != name:
-        raise InputError(
-            f"the run was judged by {name}, here is only {encoder.descriptor.id}, and scores of two are never "
-            "compared; install it, or audit again with this one"
-        )
+    encoder = judge_of(
+        run, target, descriptor=request.descriptor, sscd_weights=request.sscd_weights, device=target.device
+    )
     _, vectors, place = described(run)
     return encoder, {p.id: vectors[place[p.image]] for p in prompts}
 

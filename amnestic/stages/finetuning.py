@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amnestic.audit.request import descriptor_beside
 from amnestic.audit.selection import Selected, Selection
 from amnestic.core.attacks import Attack
 from amnestic.core.edit_file import FINETUNED, read_header
@@ -24,7 +23,6 @@ from amnestic.core.store import Record, Run, record_id
 from amnestic.measures.pixels import match_size
 from amnestic.mitigations.finetune.loop import Tuned, Watch
 from amnestic.mitigations.finetune.loop import finetune as train
-from amnestic.model.descriptors import choose_descriptor
 from amnestic.model.target import PipelineTarget
 from amnestic.model.trainee import changed
 from amnestic.parallel import Team, team
@@ -32,6 +30,7 @@ from amnestic.sources.image_sets import read_captioned
 from amnestic.stages.attacking import goals_of, pictures_of
 from amnestic.stages.images import images_of
 from amnestic.stages.inputs import Progress, silent
+from amnestic.stages.judges import judge_of
 from amnestic.stages.locating import selected
 from amnestic.stages.models import model_of
 from amnestic.stages.pruning import require_free, write_model
@@ -191,16 +190,9 @@ def _judge(
     run: Run, request: FinetuneRequest, target: PipelineTarget, prompts: Sequence[Prompt]
 ) -> tuple[Encoder, dict[str, Tensor]]:
     """The descriptor that judged the audit, and its vectors of the originals."""
-    name, size = scored(run).data["descriptor"]["id"], (target.image_size, target.image_size)
-    encoder = choose_descriptor(
-        request.descriptor, image_size=size, weights=request.sscd_weights, device=target.device,
-        bundled=descriptor_beside(run.manifest()["settings"]["model"]["name"]),
-    )  # fmt: skip
-    if encoder.descriptor.id != name:
-        raise InputError(
-            f"the run was judged by {name}, here is only {encoder.descriptor.id}, and scores of two are never "
-            "compared; install it, or audit again with this one"
-        )
+    encoder = judge_of(
+        run, target, descriptor=request.descriptor, sscd_weights=request.sscd_weights, device=target.device
+    )
     _, vectors, place = described(run)
     return encoder, {p.id: vectors[place[p.image]] for p in prompts}
 

@@ -1,16 +1,20 @@
 """What decides likeness: loaded before anything is drawn, so that a mistake costs no hours."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from amnestic.audit.request import AuditRequest
+from amnestic.audit.request import AuditRequest, descriptor_beside
 from amnestic.core.errors import InputError
+from amnestic.core.names import bundled_folder
 from amnestic.core.protocols import AlignmentEncoder, Encoder
 from amnestic.core.records import Descriptor, Threshold
+from amnestic.core.store import Run
 from amnestic.core.target import Target
 from amnestic.model.clip import load_clip
 from amnestic.model.descriptors import choose_descriptor, published_threshold
+from amnestic.stages.scores import scored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,35 @@ def load_judges(request: AuditRequest, target: Target, device: torch.device) -> 
     threshold, same_work = _thresholds(request, sscd.descriptor)
     clip = load_clip(request.clip, request.clip_pretrained, device=device) if request.clip is not None else None
     return Judges(sscd=sscd, threshold=threshold, same_work=same_work, clip=clip)
+
+
+def judge_of(
+    run: Run, target: Target, *, descriptor: str = "auto", sscd_weights: Path | None = None,
+    device: torch.device | str = "cpu", otherwise: str = "audit again with this one",
+) -> Encoder:  # fmt: skip
+    """The very descriptor that judged a finished audit.
+
+    Args:
+        run: The audit.
+        target: The model, for the size of its images.
+        descriptor: What the audit was told, if it cannot be found by itself.
+        sscd_weights: Its weights, likewise.
+        device: Where it computes.
+        otherwise: What else may be done when it is not at hand.
+
+    Raises:
+        InputError: If another one would be used; scores of two are never compared.
+    """
+    name, size = scored(run).data["descriptor"]["id"], (target.image_size, target.image_size)
+    audited = run.manifest()["settings"]["model"]["name"]
+    beside = descriptor_beside(audited) or descriptor_beside(str(bundled_folder() / "pipeline"))
+    encoder = choose_descriptor(descriptor, image_size=size, weights=sscd_weights, bundled=beside, device=device)
+    if encoder.descriptor.id != name:
+        raise InputError(
+            f"the run was judged by {name}, here is only {encoder.descriptor.id}, and scores of two are never "
+            f"compared; install it, or {otherwise}"
+        )
+    return encoder
 
 
 def _thresholds(request: AuditRequest, descriptor: Descriptor) -> tuple[Threshold, float]:

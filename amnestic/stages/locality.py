@@ -151,9 +151,7 @@ def _arm(study: Study, work: Prompt, crew: Team | None, progress: Progress) -> E
     return None if record is None else ends_of(record, study.starting_points(goals))
 
 
-def _studied(
-    study: Study, made_by: MethodSpec, parents: tuple[str, ...], started: float, progress: Progress
-) -> Record:
+def _studied(study: Study, made_by: MethodSpec, parents: tuple[str, ...], started: float, progress: Progress) -> Record:
     found = {
         group: {w.work or w.id: ends for w in works if (ends := _arm(study, w, None, progress)) is not None}
         for group, works in (("memorized", study.works), ("heldout", study.heldout))
@@ -274,4 +272,3 @@ def _notes(study: Study, found: Found) -> list[str]:
 def _mean(values: Any) -> float | None:  # noqa: ANN401 - any iterable of numbers and None
     known = [v for v in values if v is not None]
     return sum(known) / len(known) if known else None
-

@@ -188,4 +188,3 @@ def _utility(before: Record, now: Record) -> dict[str, Any]:
 def _told(values: Float[Tensor, "P"]) -> dict[str, Any]:
     middle, deviation = median_mad(values)
     return {"median": middle, "mad": deviation, "n": len(values)}
-

@@ -13,25 +13,24 @@ from torch import Tensor
 from amnestic.attacks.dori import Dori
 from amnestic.attacks.starts import starting_points
 from amnestic.audit.attack_goals import known_images
-from amnestic.audit.request import descriptor_beside
 from amnestic.audit.selection import Selection, select
 from amnestic.audit.weight_agreement import Chosen, calibrated, located_by
 from amnestic.core.attacks import AttackCase, Goal
 from amnestic.core.errors import InputError
 from amnestic.core.methods import Case, Localizer, Located
-from amnestic.core.protocols import AlignmentEncoder, Encoder
+from amnestic.core.protocols import AlignmentEncoder
 from amnestic.core.records import Prompt, Sampling, digest, plain
 from amnestic.core.registry import build
 from amnestic.core.store import Record, Run
 from amnestic.model.clip import load_clip
-from amnestic.model.descriptors import choose_descriptor
 from amnestic.model.target import PipelineTarget
 from amnestic.stages.attack_bench import Bench
 from amnestic.stages.attacking import goals_of, pictures_of
 from amnestic.stages.inputs import Progress
+from amnestic.stages.judges import judge_of
 from amnestic.stages.locating import identity
 from amnestic.stages.models import model_of
-from amnestic.stages.scores import described, scored, threshold_of
+from amnestic.stages.scores import described, threshold_of
 
 if TYPE_CHECKING:
     from amnestic.stages.locality import LocalityRequest
@@ -240,7 +239,9 @@ def _bench(
     natural: tuple[Prompt, ...],
 ) -> Bench:  # fmt: skip
     """The judge of the audit, who knows each start of a work as that work."""
-    encoder = _encoder(run, request, target)
+    encoder = judge_of(
+        run, target, descriptor=request.descriptor, sscd_weights=request.sscd_weights, device=target.device
+    )
     _, vectors, place = described(run)
     own = {p.id: vectors[place[p.image]] for p in prompts}
     own |= {start_id(p, i): vectors[place[p.image]] for p in prompts for i in range(request.starts)}
@@ -249,20 +250,6 @@ def _bench(
         sampling=Sampling(**run.manifest()["settings"]["sampling"]), seeds=tuple(range(request.n_seeds)),
         natural=natural, keep=(),
     )  # fmt: skip
-
-
-def _encoder(run: Run, request: "LocalityRequest", target: PipelineTarget) -> Encoder:
-    name, side = scored(run).data["descriptor"]["id"], target.image_size
-    encoder = choose_descriptor(
-        request.descriptor, image_size=(side, side), weights=request.sscd_weights, device=target.device,
-        bundled=descriptor_beside(run.manifest()["settings"]["model"]["name"]),
-    )  # fmt: skip
-    if encoder.descriptor.id != name:
-        raise InputError(
-            f"the run was judged by {name}, here is only {encoder.descriptor.id}, and scores of two are never "
-            "compared; install it, or audit again with this one"
-        )
-    return encoder
 
 
 def _attack(request: "LocalityRequest") -> Dori:
