@@ -34,7 +34,8 @@ class NoiseDifferences:
         self._x = torch.randn((n_seeds, *shape), generator=torch.Generator().manual_seed(seed))
         self._t = int(target.timesteps(how)[t_index])
         self._target, self._betas, self._most = target, betas, most_rows
-        self.rows, self.apart = 0, len(betas) == 1
+        self.rows = 0
+        self.apart = len(betas) == 1
 
     def plain(self, cond: Float[Tensor, "1 L W"]) -> Float[Tensor, "N C H W"]:
         """Differences of one prompt with nothing silenced."""

@@ -66,8 +66,8 @@ def _starts(ours: Facts, theirs: Facts) -> str:
     return (
         f"Share of random starts that bring the image: {percent(real(ours.get('estimate')))} "
         f"({wording.interval(ours)}) for memorized works, {percent(real(theirs.get('estimate')))} "
-        f"({wording.interval(theirs)}) for held-out ones. These intervals are for other works, of which "
-        f"{count(ours.get('n'))} were studied; those of single images are for other starts."
+        f"({wording.interval(theirs)}) for held-out ones. These intervals are for other works and rest on "
+        f"{count(ours.get('n'))} of each kind; those of single images are for other starts."
     )
 
 
@@ -78,12 +78,15 @@ def _distances(data: Facts) -> Iterator[str]:
     if ratios["to_starts"] is None:
         yield f"Distances of what was found: {NOT_MEASURED}."
         return
+    back = ratios["came_to_natural"]
     yield (
-        f"Embeddings that bring one image lie {scaled(ratios['came_to_natural'])} times as far apart as ordinary "
-        f"prompts. But their random starts were that far apart by themselves: what was found is "
-        f"{scaled(ratios['to_starts'])} times as dispersed as the starts, a search moved "
-        f"{scaled(ratios['moved_to_starts'])} times the distance of two starts, and {percent(ratios['own_nearest'])} "
-        "of the results lie nearest to the start that they came from."
+        f"Distances of embeddings that bring one image: {NOT_MEASURED}. "
+        if back is None
+        else f"Embeddings that bring one image lie {scaled(back)} times as far apart as ordinary prompts. "
+    ) + (
+        f"But random starts are far apart by themselves: what was found is {scaled(ratios['to_starts'])} times as "
+        f"dispersed as the starts, a search moved {scaled(ratios['moved_to_starts'])} times the distance of two "
+        f"starts, and {percent(ratios['own_nearest'])} of the results lie nearest to the start that they came from."
     )
 
 

@@ -207,7 +207,7 @@ def rounds_figure(rows: Sequence[Row]) -> str:
         below.set_xlabel("round of pruning, and share of weights that are zero")
         for axes in (above, below):
             axes.grid(axis="y", color=GREY, alpha=0.3, linewidth=0.8)
-        figure.legend(loc="outside upper center", ncols=2, fontsize=9)
+        figure.legend(*above.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=9)
         return as_svg(figure, "rounds", f"What comes back in {len(rows)} models, from the unpruned one on.")
 
 
@@ -238,7 +238,8 @@ def _legend(figure: Figure, axes: Axes) -> None:
 
 def _line(axes: Axes, values: Sequence[float | None], style: str, colour: str, label: str) -> None:
     there = [(i, v) for i, v in enumerate(values) if v is not None]
-    axes.plot([i for i, _ in there], [v for _, v in there], style, color=colour, label=label, clip_on=False)
+    if there:
+        axes.plot([i for i, _ in there], [v for _, v in there], style, color=colour, label=label, clip_on=False)
 
 
 def _short(name: object, width: int = 26) -> str:

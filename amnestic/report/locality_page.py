@@ -110,9 +110,12 @@ def _agreement(found: Facts) -> Iterator[tuple[str, str, str, list[tuple[str, li
         )
         lines = [(short_site(str(row.get("site"))), [_cell(mapping(row.get("kinds")), kind) for kind in KINDS])
                  for row in listed(facts.get("layers"))]  # fmt: skip
-        yield str(name), LEFT_OUT if empty is None else CONVENTIONS.get(empty, f"Two empty masks count {empty:g}."), (
-            sizes
-        ), lines
+        yield (
+            str(name),
+            LEFT_OUT if empty is None else CONVENTIONS.get(empty, f"Two empty masks count {empty:g}."),
+            sizes,
+            lines,
+        )
 
 
 def _cell(kinds: Facts, kind: str) -> tuple[str, str]:
@@ -221,4 +224,3 @@ def _rounds(data: Facts) -> _Entry:
         "up says that the image is not in what was removed; a fall of the lower curve is the cost.",
         f"{NOT_MEASURED}; ask for rounds",
     )  # fmt: skip
-

@@ -24,6 +24,7 @@ from amnestic.audit.weight_agreement import (
     united,
     weight_agreement,
 )
+from amnestic.commands.locality import _options
 from amnestic.core.errors import InputError
 from amnestic.core.methods import Case
 from amnestic.core.records import Prompt, Sampling, Unit
@@ -492,3 +493,14 @@ class TestStudy:
         stages.audit(replace(audited, threshold=1.0, out=tmp_path / "strict"))
         with pytest.raises(InputError, match="that replicate and name an original"):
             locality(replace(asked, run=tmp_path / "strict"))
+
+
+class TestOptions:
+    def test_settings_go_to_the_method_that_they_name(self):
+        found = _options(["nemo.similarity=ssim", "dori.steps=5", "nemo.n-seeds=2"], ["dori", "wanda-subspace", "nemo"])
+        assert found == {"dori": {"steps": 5}, "wanda-subspace": {}, "nemo": {"similarity": "ssim", "n_seeds": 2}}
+
+    @pytest.mark.parametrize("word", ["steps=5", "random-units.share=0.1"])
+    def test_others_are_refused(self, word):
+        with pytest.raises(InputError, match="expected a setting of dori, nemo such as"):
+            _options([word], ["dori", "nemo"])

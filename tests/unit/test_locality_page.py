@@ -127,6 +127,23 @@ def test_figures_are_drawn_where_there_is_something_to_draw():
     assert "Pruning again and again not measured; ask for rounds" in words(part)
 
 
+@pytest.mark.parametrize("missing", [("heldout_attacked",), ("likeness",), ("plain", "attacked", "heldout_attacked")])
+def test_rounds_are_drawn_without_what_was_not_measured(missing):
+    html = page(rounds={"rows": [round_row(i, **dict.fromkeys(missing)) for i in range(2)]})
+    assert 'id="rounds-title"' in html
+    assert words(html).count("not measured") > words(page()).count("not measured")
+
+
+def test_nothing_that_came_back_is_said_and_still_drawn():
+    lost = start("memorized", "work-a", 0)
+    lost["geometry"] |= {"came": distances(), "came_to_natural": None}
+    data = content(starts=[lost], activations=[content()["activations"][0] | {"found": None}])
+    data["maps"][0]["came"] = [False, False]
+    html = render_locality(data, tensors(), {})
+    assert all(f'id="{name}-title"' in html for name in ("starts", "map-0", "distances", "activations"))
+    assert "Distances of embeddings that bring one image: not measured. But random starts" in words(html)
+
+
 def test_tables_hold_the_numbers_of_the_record():
     text = words(page())
     for expected in (
@@ -162,7 +179,7 @@ class TestAnswer:
 
     def test_that_starts_were_far_apart_by_themselves_is_always_said(self):
         text = " ".join(self.said([19], [2]).sentences).replace("\u00a0", " ")
-        assert "4.100 times as far apart as ordinary prompts. But their random starts were that far apart" in text
+        assert "4.100 times as far apart as ordinary prompts. But random starts are far apart by themselves" in text
         assert "1.190 times as dispersed as the starts" in text
         assert "97 % of the results lie nearest" in text
         assert "1 of 2 layers speak more differently" in text
