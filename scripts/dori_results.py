@@ -68,7 +68,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "retain-only": BASELINE | {"learning_rate": 1e-3},
 }  # fmt: skip
 """On the testbed, whose U-Net is a hundredth of Stable Diffusion's and takes larger steps; see ``docs/adr/``."""
-NEMO = ("nemo", {"similarity": "ssim"})
+NEMO = ("nemo", {"similarity": "ssim", "refine": "grouped"})
 
 
 def wanda(r: float) -> tuple[str, Mapping[str, Any]]:
@@ -139,6 +139,9 @@ class Study:
             place, about = self.made(model)
             row |= about
             run = self.audited(model, place, row)
+            drawn = json.loads((run / "summary.json").read_text())["model"]["digest"]
+            if row.setdefault("model", drawn) != drawn:  # attacks on other weights say nothing about these
+                row |= {"model": drawn, "attacks": {}}
             for attack in ("dori", *model.attacks):
                 if attack not in row["attacks"] and (not self.attacks or attack in self.attacks):
                     row["attacks"][attack] = self.attacked(run, attack)
@@ -169,7 +172,8 @@ class Study:
             self._pruned(NEMO, surrogates)
         record = there(stages.finetune(self.finetuning(method, options, out, surrogates)))
         data = record.data
-        return {"passes": data["passes"], "seconds": data["seconds"], "bytes_changed": data["bytes"],
+        drawn = {"surrogates": {"forward": data.get("surrogate_passes", 0), "backward": 0}}
+        return {"passes": data["passes"] | drawn, "seconds": data["seconds"], "bytes_changed": data["bytes"],
                 "images": len(data["works"]), "settings": plain(record.made_by.parameters)}  # fmt: skip
 
     def finetuning(self, method: str, options: Mapping[str, Any], out: Path, surrogates: Path) -> FinetuneRequest:
@@ -177,16 +181,16 @@ class Study:
         return FinetuneRequest(
             run=self.request.out, out=out, references=self.testbed.folder, method=method, options=options,
             selection=self.works, surrogates_from=str(surrogates), leave_out_copies=False,
-            retain=self._retain(), work=self.folder / "work" / slug(method),
+            retain=self._pairs("retain", RETAIN_FROM), work=self.folder / "work" / slug(method),
         )  # fmt: skip
 
-    def _retain(self) -> Path:
-        """Captioned images of base prompts that judge nothing: all but the first ones."""
+    def _pairs(self, name: str, start: int, n: int | None = None) -> Path:
+        """Some of the captioned images of base prompts: the first ones judge, the others are trained on."""
         from pyarrow import parquet
 
-        path = self.folder / "retain.parquet"
+        path = self.folder / f"{name}.parquet"
         if not path.exists():
-            parquet.write_table(parquet.read_table(self.testbed.folder / "base.parquet").slice(RETAIN_FROM), path)
+            parquet.write_table(parquet.read_table(self.testbed.folder / "base.parquet").slice(start, n), path)
         return path
 
     def audited(self, model: Model, place: Path, row: dict[str, Any]) -> Path:
@@ -197,7 +201,7 @@ class Study:
         run = self.folder / f"{slug(model.name)}-audit"
         request = replace(
             self.request, model=str(place), out=run, before=self.request.out, twin=self.folder / "twin",
-            real_images=self.testbed.folder / "base.parquet",
+            real_images=self._pairs("real", 0, RETAIN_FROM),
         )  # fmt: skip
         summary = there(stages.audit(request))
         row |= utility(summary["before_after"])
@@ -234,7 +238,8 @@ class Study:
             arms = {arm: Run.open(run).record(known) for arm, known in record.data["arms"].items()}
             unit = arms["works"].data["natural_distance"]
             moved = {arm: (one.tensors["moved"][0] / unit).tolist() for arm, one in arms.items()}
-            found[name] = {"radius": record.data["verdict"]["radius"], "moved": moved, "unit": unit}
+            key = name if name != "original" else "original, starting at another prompt"
+            found[key] = {"radius": record.data["verdict"]["radius"], "moved": moved, "unit": unit}
         return found
 
     def locality(self) -> dict[str, Any]:
@@ -249,7 +254,7 @@ class Study:
 def told_of(run: Run, record: Record) -> dict[str, Any]:
     """The numbers of one attack."""
     arms = {name: run.record(known) for name, known in record.data["arms"].items()}
-    works, heldout = (arm_of(arms[name]) for name in ("works", "heldout"))
+    works, heldout = (arm_of(arms[name], arms[name].data["threshold"]) for name in ("works", "heldout"))
     last = arms["works"]
     return {
         "mr_before": plain(share_above(works.best[:, 0], works.threshold)),

@@ -64,7 +64,9 @@ def wanda(r: float, *, note: str = "", **options: Any) -> Trial:  # noqa: ANN401
     )
 
 
-NEMO = Trial(name="nemo down+mid", method="nemo", options={"similarity": "ssim", "layers": "down+mid"})
+NEMO = Trial(
+    name="nemo down+mid", method="nemo", options={"similarity": "ssim", "layers": "down+mid", "refine": "grouped"}
+)
 
 
 def trials(*, full: bool) -> Iterator[Trial]:

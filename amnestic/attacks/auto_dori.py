@@ -1,11 +1,12 @@
 """The standard test of a removal: a fixed ensemble of embedding searches without a setting to tune."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from amnestic.attacks.dori import Dori
 from amnestic.core.attacks import Attack, AttackCase, Search
+from amnestic.core.records import MethodSpec, plain
 from amnestic.core.registry import register
 from amnestic.core.target import Target
 
@@ -15,8 +16,9 @@ from amnestic.core.target import Target
 class AutoDori(Attack):
     """Four searches that differ in where they begin and in what they minimise; the worst of them counts.
 
-    In the spirit of AutoAttack (Croce and Hein, ICML 2020): settings and budget are fixed, so that nobody who defends a
-    model can choose a weak attack. A control is attacked four times as well, which corrects for taking the worst.
+    In the spirit of AutoAttack (Croce and Hein, ICML 2020): there is nothing to set but a budget, 50 steps a member, so
+    that nobody who defends a model can choose a weak attack. A control is attacked four times as well, which corrects
+    for taking the worst.
 
     Attributes:
         batch_size: Most rows computed at once; does not change the result beyond rounding.
@@ -33,6 +35,11 @@ class AutoDori(Attack):
         {"start": "other-memorized", "loss": "denoising"},
     )
     batch_size: int = 64
+
+    def spec(self) -> MethodSpec:
+        """Name and settings, and what the members are."""
+        spec = super().spec()
+        return replace(spec, parameters={**spec.parameters, "members": plain(self.MEMBERS)})
 
     @property
     def tries(self) -> int:

@@ -15,6 +15,7 @@ from amnestic.attacks.losses import (
     descriptor_loss,
     draw_rows,
     joined,
+    lossless_scale,
     one_step_loss,
 )
 from amnestic.attacks.starts import STARTS, free_tokens, natural_distance, starting_points, within
@@ -121,7 +122,7 @@ class Dori(Attack):
         owner = torch.tensor(awake).repeat_interleave(self.draws)
         loss, gradient = torch.full((len(point),), torch.nan), torch.zeros_like(point)
         loss[awake] = 0.0
-        done = 0
+        done, scale = 0, lossless_scale(rows.x0, self.draws)
 
         def go_on(size: int) -> None:
             nonlocal done
@@ -131,8 +132,8 @@ class Dori(Attack):
                 some = Rows(x0=rows.x0[part], noise=rows.noise[part], t=rows.t[part])
                 with torch.enable_grad():
                     values = self._losses(target, case, some, held.to(precision)) / self.draws
-                    (slope,) = torch.autograd.grad(values.sum(), held)
-                gradient.index_add_(0, owner[part].to(point.device), slope)
+                    (slope,) = torch.autograd.grad(values.sum() * scale, held)
+                gradient.index_add_(0, owner[part].to(point.device), slope / scale)
                 loss.index_add_(0, owner[part], values.detach().float().cpu())
                 done += size
 

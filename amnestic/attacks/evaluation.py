@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from amnestic.attacks.losses import Rows, denoising_loss, joined
+from amnestic.attacks.losses import Rows, denoising_loss, joined, lossless_scale
 from amnestic.core.target import Target
 from amnestic.parallel import shrinking_batches
 
@@ -70,6 +70,7 @@ def slopes(
     draws, point, every = len(rows[0].t), cond.detach().float(), joined(list(rows))
     of = torch.arange(len(point)).repeat_interleave(draws)
     loss, gradient, done = torch.zeros(len(point)), torch.zeros_like(point), 0
+    scale = lossless_scale(every.x0, draws)
 
     def go_on(size: int) -> None:
         nonlocal done
@@ -80,8 +81,8 @@ def slopes(
             some = _picked(every, torch.arange(len(of))[part])
             with torch.enable_grad():
                 values = denoising_loss(target, some, held.to(precision), weighting=weighting) / draws
-                slope = _gradient(values.sum(), held)
-            gradient.index_add_(0, owner, slope)
+                slope = _gradient(values.sum() * scale, held)
+            gradient.index_add_(0, owner, slope / scale)
             loss.index_add_(0, of[part], values.detach().float().cpu())
             done += size
 

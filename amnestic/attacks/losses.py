@@ -1,5 +1,6 @@
 """How far a model is from drawing a known image, row by row, differentiable in the conditioning."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -124,8 +125,8 @@ def descriptor_loss(
     if describe is None:
         raise InputError("loss descriptor needs a differentiable descriptor, got none; give --clip, or another loss")
     device = cond.device
-    x0, noise, t = (v.to(device, cond.dtype) for v in (rows.x0, rows.noise, rows.t))
-    found = predicted_x0(target, target.noised(x0, noise, rows.t.to(device)), t.long(), cond)
+    x0, noise, t = rows.x0.to(device, cond.dtype), rows.noise.to(device, cond.dtype), rows.t.to(device)
+    found = predicted_x0(target, target.noised(x0, noise, t), t, cond)
     with torch.no_grad():
         wanted = describe(target.pixels(x0))
     return 1 - (describe(target.pixels(found)) * wanted).sum(dim=1)
@@ -139,6 +140,18 @@ def predicted_x0(
     eps = target.predict(x.to(cond.dtype), t.to(cond.device), cond).float()
     found: Tensor = (x.float() - (1 - signal.square()).clamp(min=0).sqrt() * eps) / signal
     return found
+
+
+def lossless_scale(x0: Float[Tensor, "N C H W"], draws: int) -> float:
+    """A power of two by which a mean loss is multiplied so that half precision does not round its gradient to zero.
+
+    Formula: the power of two nearest to ``C H W draws``, since a mean over so many values shrinks each one's share.
+
+    Example:
+        >>> lossless_scale(torch.zeros(1, 4, 64, 64), 8)
+        131072.0
+    """
+    return float(2 ** round(math.log2(x0[0].numel() * draws)))
 
 
 def _weight(target: Target, t: Int[Tensor, "N"], weighting: str) -> Float[Tensor, "N"]:

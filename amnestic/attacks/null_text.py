@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from amnestic.core.attacks import Attack, AttackCase, Search, Tried
+from amnestic.core.errors import InputError
 from amnestic.core.registry import register
 from amnestic.core.seeds import generator
 from amnestic.core.target import Target
@@ -73,6 +74,10 @@ class NullText(Attack):
 
     def search(self, target: Target, case: AttackCase, attempt: int) -> Search:
         """One pass for all goals at once; a goal that is left alone neither moves nor costs a row."""
+        if case.sampling.scheduler != "DDIMScheduler":
+            raise InputError(
+                f"null-text inverts DDIM, the audit drew with {case.sampling.scheduler}; audit with DDIMScheduler first"
+            )
         empty, times = target.encode([""]), _ascending(target.timesteps(case.sampling))
         cond = empty.expand(len(case.goals), -1, -1)
         noise = [

@@ -12,6 +12,7 @@ from amnestic.core.records import Prompt
 from amnestic.core.seeds import generator
 from amnestic.core.target import Target
 
+MOST_NATURAL = 256
 STARTS = ("prompt", "noise", "other-prompt", "other-memorized")
 TEXT_STARTS = ("prompt", "empty", "other-prompt", "other-memorized")
 
@@ -78,7 +79,7 @@ def natural_distance(target: Target, prompts: Sequence[Prompt]) -> float:
 
     Args:
         target: The model.
-        prompts: At least two ordinary prompts.
+        prompts: At least two ordinary prompts; the first 256 are taken.
 
     Returns:
         A distance in the space of ``(L, W)`` flattened; comparable within one text encoder.
@@ -90,7 +91,7 @@ def natural_distance(target: Target, prompts: Sequence[Prompt]) -> float:
         raise InputError(
             f"a radius is told in distances of ordinary prompts, expected at least two, got {len(prompts)}"
         )
-    rows = torch.cat([target.encode([p.prompt]).flatten(1).float().cpu() for p in prompts])
+    rows = torch.cat([target.encode([p.prompt]).flatten(1).float().cpu() for p in prompts[:MOST_NATURAL]])
     return float(torch.pdist(rows).median())
 
 

@@ -49,12 +49,12 @@ def known_images(
     first: dict[str, Prompt] = {}
     heldout: dict[str, Prompt] = {}
     natural: dict[str, Prompt] = {}
-    named = {row["prompt_id"]: row["work"] for row in matches if row["work"]}
+    named = {row["prompt_id"]: row["work"] for row in matches if row["work"] and row["sscd_paired"] is not None}
     for row in samples:
         prompt = _prompt(row, named.get(row["prompt_id"], ""))
         if row["label"] == "base":
             natural.setdefault(prompt.prompt, prompt)
-        elif prompt.image:
+        elif row["prompt_id"] in named:
             (heldout if row["label"] == "heldout" else first).setdefault(prompt.work, prompt)
     wanted = part_of_works(tuple(first.values()), how)
     works = tuple(p for p in first.values() if p.id in wanted and p.label != "TM")[: how.limit]

@@ -24,10 +24,12 @@ class Goal:
     Attributes:
         prompt: Its ordinary prompt; the id names every random draw made for it.
         original: Its latents ``(C, H, W)``, scaled as the U-Net sees them.
+        image: Hash of the picture, which tells it from others wherever its latents are computed.
     """
 
     prompt: Prompt
     original: "Tensor" = field(repr=False, compare=False)
+    image: str = ""
 
     @property
     def id(self) -> str:

@@ -33,10 +33,12 @@ class Pair:
     Attributes:
         prompt: The caption.
         latents: The image ``(C, H, W)``, scaled as the U-Net sees it.
+        image: Hash of the picture, which tells it from others wherever its latents are computed.
     """
 
     prompt: Prompt
     latents: "Tensor" = field(repr=False, compare=False)
+    image: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +75,11 @@ class Lesson:
     def digest(self) -> str:
         """SHA-256 over everything but `describe`: prompts, images and the attack."""
         images = hashlib.sha256()
-        some = [*(g.original for g in self.forget), *(p.latents for p in self.retain)]
-        for tensor in [*some, *(self.surrogates[k] for k in sorted(self.surrogates))]:
+        some = [*((g.original, g.image) for g in self.forget), *((p.latents, p.image) for p in self.retain)]
+        for known in [name for _, name in some if name]:
+            images.update(known.encode())
+        unnamed = [one for one, name in some if not name]
+        for tensor in [*unnamed, *(self.surrogates[k] for k in sorted(self.surrogates))]:
             images.update(str(tuple(tensor.shape)).encode())
             images.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
         told = [[[p.id, p.prompt] for p in some] for some in (

@@ -238,8 +238,11 @@ class Run:
 
     def load(self, stage: str, made_by: MethodSpec, parents: Sequence[str]) -> Record | None:
         """The record of this stage, method and parents, or `None` when it is not there yet."""
-        name = record_id(stage, made_by, parents)
-        return self.record(name) if (self.folder / "records" / name / "record.json").exists() else None
+        return self.record(record_id(stage, made_by, parents)) if self.has(stage, made_by, parents) else None
+
+    def has(self, stage: str, made_by: MethodSpec, parents: Sequence[str]) -> bool:
+        """Whether the record of this stage, method and parents is there; does not read it."""
+        return (self.folder / "records" / record_id(stage, made_by, parents) / "record.json").exists()
 
     def drop(self, name: str) -> None:
         """Delete a record; nothing happens when there is none of this name."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from amnestic.attacks.starts import natural_distance
 from amnestic.audit.tried_inputs import STOPPING_SEEDS, InputJudge
 from amnestic.core.attacks import Attack, AttackCase, Attacked, Goal, Tried
+from amnestic.core.errors import StoreError
 from amnestic.core.protocols import Encoder
 from amnestic.core.records import MethodSpec, Prompt, Sampling, digest, plain
 from amnestic.core.store import Record, Run
@@ -39,6 +40,7 @@ class Bench:
         look_at: Steps at which an independent judge, with other starting noises, may stop the search for a work; none:
             all searches use their whole budget.
         describe: A differentiable descriptor that is not the judge, or `None`.
+        describe_id: Which one.
         works_at_once: Known images whose searches share memory.
         batch_size: Images drawn at once.
     """
@@ -54,6 +56,7 @@ class Bench:
     keep: tuple[int, ...] = STEPS
     look_at: tuple[int, ...] = ()
     describe: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
+    describe_id: str = ""
     works_at_once: int = 16
     batch_size: int = 16
 
@@ -84,17 +87,17 @@ class Bench:
         crew, made_by, parents = team or Team(), _identity(method), self._parents(target, goals)
         parts = [goals[i : i + self.works_at_once] for i in range(0, len(goals), self.works_at_once)]
         ids = [self._parents(target, part) for part in parts]
-        if self.run.load("attack-arm", made_by, parents) is None:
+        if not self.run.has("attack-arm", made_by, parents):
             for done, (part, known) in enumerate(crew.share(list(zip(parts, ids, strict=True)))):
                 progress(name, done * self.works_at_once, len(goals))
-                if self.run.load("attack-part", made_by, known) is None:
+                if not self.run.has("attack-part", made_by, known):
                     self.run.save(self._part(target, method, part, made_by, known))
             crew.wait()
         return crew.on_main(lambda: self._whole(made_by, parents, ids))
 
     def _parents(self, target: PipelineTarget, goals: Sequence[Goal]) -> tuple[str, ...]:
         asked = digest(
-            [[g.prompt, float(g.original.double().sum())] for g in goals], self.sampling, self.seeds, self.keep,
+            [[g.prompt, g.image] for g in goals], self.describe_id, self.sampling, self.seeds, self.keep,
             self.look_at, self.natural, self.memorized, self.threshold if self.look_at else None,
         )  # fmt: skip
         return (target.ident.digest, self.encoder.descriptor.id, asked)
@@ -102,8 +105,7 @@ class Bench:
     def _whole(self, made_by: MethodSpec, parents: tuple[str, ...], ids: Sequence[tuple[str, ...]]) -> Record:
         record = self.run.load("attack-arm", made_by, parents)
         if record is None:
-            loaded = [self.run.load("attack-part", made_by, known) for known in ids]
-            parts = [part for part in loaded if part is not None]
+            parts = [self._read(made_by, known) for known in ids]
             record = Record(
                 stage="attack-arm", made_by=made_by, parents=parents, data=_joined_data(parts),
                 tensors=_joined_tensors(parts),
@@ -112,6 +114,15 @@ class Bench:
             for part in parts:
                 self.run.drop(part.id)
         return record
+
+    def _read(self, made_by: MethodSpec, known: tuple[str, ...]) -> Record:
+        part = self.run.load("attack-part", made_by, known)
+        if part is None:
+            raise StoreError(
+                f"a process did not write its part of the attack into {self.run.folder}; all processes must see that "
+                "folder: issue the command again"
+            )
+        return part
 
     def _part(
         self, target: PipelineTarget, method: Attack, goals: Sequence[Goal], made_by: MethodSpec,
@@ -126,13 +137,15 @@ class Bench:
             goals=tuple(goals), natural=self.natural, memorized=self.memorized, sampling=self.sampling,
             describe=self.describe,
         )  # fmt: skip
-        look = self._look(judge, goals) if self.look_at else None
+        looked: list[int] = []
+        look = self._look(judge, goals, looked) if self.look_at else None
         found = method(target, case, keep=self.keep, look_at=self.look_at, look=look)
         searched = time.monotonic() - started
         scores, shown = _scored(judge, goals, found, self.seeds)
         data = {
             "goals": [g.id for g in goals], "works": [g.prompt.work or g.id for g in goals], "steps": list(found.steps),
             "stopped": [list(row) for row in found.stopped], "flags": list(found.flags),
+            "images_looked_at": sum(looked),
             "seconds": {"search": searched, "score": time.monotonic() - started - searched},
             "natural_distance": natural_distance(target, self.natural) if len(self.natural) > 1 else None,
             "seeds": list(self.seeds), "threshold": self.threshold, "model": target.ident.digest,
@@ -145,11 +158,14 @@ class Bench:
         }  # fmt: skip
         return Record(stage="attack-part", made_by=made_by, parents=known, data=data, tensors=tensors)
 
-    def _look(self, judge: InputJudge, goals: Sequence[Goal]) -> Callable[[Tried, frozenset[int]], frozenset[int]]:
+    def _look(
+        self, judge: InputJudge, goals: Sequence[Goal], looked: list[int]
+    ) -> Callable[[Tried, frozenset[int]], frozenset[int]]:
         seeds = tuple(range(STOPPING_SEEDS, STOPPING_SEEDS + STOP_SEEDS))
 
         def look(tried: Tried, open_places: frozenset[int]) -> frozenset[int]:
             places = sorted(open_places)
+            looked.append(len(places) * len(seeds))
             start = None if tried.start is None else tried.start[places]
             scores, _ = judge([goals[i].prompt for i in places], tried.cond[places], seeds, start=start)
             return frozenset(i for i, row in zip(places, scores, strict=True) if float(row.max()) > self.threshold)
@@ -192,6 +208,7 @@ def _joined_data(parts: Sequence[Record]) -> dict[str, Any]:
     for name in ("stopped", "texts"):
         if first[name] is not None:
             first[name] = [[one for p in parts for one in p.data[name][k]] for k in range(len(first[name]))]
+    first["images_looked_at"] = sum(p.data["images_looked_at"] for p in parts)
     first["seconds"] = {k: round(sum(p.data["seconds"][k] for p in parts), 1) for k in first["seconds"]}
     return plain(first)  # type: ignore[no-any-return]
 

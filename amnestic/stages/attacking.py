@@ -1,12 +1,15 @@
 """Can it be brought back? An attack on a finished audit's model, beside its controls."""
 
+import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from amnestic.attacks.dori import Dori
@@ -145,24 +148,32 @@ def _attempts(name: str, arm: Record, prompts: Mapping[str, Prompt], pictures: M
 
 def _arms(
     request: AttackRequest, method: Attack, known: KnownImages, target: PipelineTarget
-) -> Sequence[tuple[str, PipelineTarget, Attack, Sequence[Prompt]]]:
-    """The attack itself and the controls that can be had."""
-    arms = [("works", target, method, known.works)]
+) -> Iterator[tuple[str, PipelineTarget, Attack, Sequence[Prompt]]]:
+    """The attack itself and the controls that can be had; a further model is loaded when its turn comes."""
+    yield "works", target, method, known.works
     if known.heldout:
-        arms.append(("heldout", target, method, known.heldout))
+        yield "heldout", target, method, known.heldout
     if request.random and method.uses_gradient:
-        arms.append(("random", target, RandomEmbeddings(steps=method.steps), known.works))
+        yield ("random", target, _at_random(method), known.works)
     for radius in request.radii:
         bounded = _bounded(method, radius)
-        arms += [(f"{name}{WITHIN}{radius:g}", target, bounded, prompts) for name, prompts in
-                 (("works", known.works), ("heldout", known.heldout)) if prompts]  # fmt: skip
+        for name, prompts in (("works", known.works), ("heldout", known.heldout)):
+            if prompts:
+                yield f"{name}{WITHIN}{radius:g}", target, bounded, prompts
     for name, place in (("twin", request.twin), ("original", request.original)):
         if place is not None:
             other = PipelineTarget.load(
                 place, dtype=target.ident.dtype, device=target.device, allow_pickle=request.allow_pickle
             )
-            arms.append((name, other, method, known.works))
-    return arms
+            yield name, other, method, known.works
+
+
+def _at_random(method: Attack) -> RandomEmbeddings:
+    """Random search with as many tries and steps, from the same start where the method names one."""
+    shared = ("draws", "start", "weighting", "t_low", "t_high", "free_tokens")
+    known = {f.name for f in fields(RandomEmbeddings)} & {f.name for f in fields(method)} & set(shared)
+    found = RandomEmbeddings(steps=method.steps, restarts=method.tries, **{k: getattr(method, k) for k in known})
+    return found
 
 
 def _bounded(method: Attack, radius: float) -> Attack:
@@ -184,12 +195,16 @@ def _bench(
     """The judge and the settings of the audit, and the originals as pictures that a model encodes."""
     settings = run.manifest()["settings"]
     encoder, vectors = _judge(run, request, target, [*known.works, *known.heldout])
+    clip = None
+    if request.clip is not None:
+        clip = load_clip(request.clip, request.clip_pretrained, device=target.device)
     seeds = settings["seeds"] if request.n_seeds is None else range(request.n_seeds)
     bench = Bench(
         run=run, encoder=encoder, vectors=vectors, threshold=threshold_of(run),
         sampling=Sampling(**settings["sampling"]), seeds=tuple(seeds), natural=known.natural,
         memorized=known.memorized, keep=request.keep, look_at=EARLY if request.early_stop else (),
-        describe=_descriptor(request, target),
+        describe=None if clip is None else clip.differentiable,
+        describe_id="" if clip is None else clip.descriptor.id,
     )  # fmt: skip
     return bench, pictures_of(request.references, [*known.works, *known.heldout], target.image_size)
 
@@ -203,12 +218,6 @@ def _judge(
     )
     _, vectors, place = described(run)
     return encoder, {p.id: vectors[place[p.image]] for p in prompts}
-
-
-def _descriptor(request: AttackRequest, target: PipelineTarget) -> Callable[[Tensor], Tensor] | None:
-    if request.clip is None:
-        return None
-    return load_clip(request.clip, request.clip_pretrained, device=target.device).differentiable
 
 
 def pictures_of(folder: Path, prompts: Sequence[Prompt], side: int) -> dict[str, Any]:
@@ -248,17 +257,25 @@ def goals_of(target: PipelineTarget, prompts: Sequence[Prompt], pictures: Mappin
         N goals.
     """
     latents = [target.latents_of([pictures[p.id]])[0].float().cpu() for p in prompts]
-    return tuple(Goal(prompt=p, original=z) for p, z in zip(prompts, latents, strict=True))
+    return tuple(
+        Goal(prompt=p, original=z, image=hash_of(pictures[p.id])) for p, z in zip(prompts, latents, strict=True)
+    )
+
+
+def hash_of(picture: NDArray[np.uint8]) -> str:
+    """SHA-256 of a picture's pixels."""
+    return hashlib.sha256(np.ascontiguousarray(picture).tobytes()).hexdigest()
 
 
 def _judged(
     run: Run, request: AttackRequest, method: Attack, arms: Mapping[str, Record | None], seconds: float
 ) -> Record:
     there = {name: record for name, record in arms.items() if record is not None}
-    parents = tuple(record.id for record in there.values())
+    threshold = threshold_of(run)
+    parents = (f"threshold={threshold}", *(f"{name}={record.id}" for name, record in there.items()))
     record = run.load("attack", method.spec(), parents)
     if record is None:
-        arms_of = {name: arm_of(record) for name, record in there.items() if WITHIN not in name}
+        arms_of = {name: arm_of(record, threshold) for name, record in there.items() if WITHIN not in name}
         verdict = attack_verdict(arms_of, absent=_absent(request, method), sweep=_sweep(there))
         data = {
             "verdict": plain(verdict), "arms": {name: record.id for name, record in there.items()},
@@ -287,11 +304,11 @@ def _sweep(arms: Mapping[str, Record]) -> dict[str, dict[float, Tensor]]:
     return found
 
 
-def arm_of(record: Record) -> Arm:
-    """What the verdict is made of, from the record of an arm."""
+def arm_of(record: Record, threshold: float) -> Arm:
+    """What the verdict is made of, from the record of an arm; a copy scores above the threshold."""
     data, tensors = record.data, record.tensors
     return Arm(
         works=tuple(data["works"]), steps=tuple(data["steps"]), scores=tensors["scores"], loss=tensors["loss"],
         gradient=tensors["gradient"], stopped=torch.tensor(data["stopped"]), forward=tensors["forward"],
-        backward=tensors["backward"], flags=tuple(data["flags"]), threshold=data["threshold"],
+        backward=tensors["backward"], flags=tuple(data["flags"]), threshold=threshold,
     )  # fmt: skip

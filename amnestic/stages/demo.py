@@ -1,6 +1,7 @@
 """The whole story on the bundled testbed: audited, pruned, brought back by an attack, unlearned, attacked in vain."""
 
 import csv
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,17 +10,17 @@ from typing import Any
 from amnestic.audit.request import AuditRequest
 from amnestic.audit.selection import Selection
 from amnestic.core.edit_file import HEADER
-from amnestic.core.store import Record
+from amnestic.core.store import Record, write_atomically
 from amnestic.parallel import team
 from amnestic.stages.attacking import AttackRequest, attack
 from amnestic.stages.audit import audit
 from amnestic.stages.finetuning import FinetuneRequest, finetune
 from amnestic.stages.inputs import Progress, silent
 from amnestic.stages.locating import LocateRequest, locate
-from amnestic.stages.pruning import PruneRequest, prune
+from amnestic.stages.pruning import PruneRequest, prune_here
 from amnestic.testbed.bundled import Testbed
 
-NEMO = {"similarity": "ssim"}
+NEMO = {"similarity": "ssim", "refine": "witnessed"}
 """The testbed's latents are too small for the published three scales. Why NeMo: ``docs/results/pruning.json``."""
 UNLEARNING = "guarded-retrack"
 SETTINGS: dict[str, Any] = {
@@ -28,6 +29,8 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 """What unlearning few works takes on the testbed; how it was found: ``docs/adr/``."""
 KEEP = (0, 10, 25, 50)
+RETAIN, REAL = 0, 1
+"""Every second ordinary pair is trained on, the others judge; audited base prompts are of the latter kind."""
 N_TOP, N_LOWER, N_CONTROLS = 8, 4, 8
 
 
@@ -61,7 +64,7 @@ def demo_request(
     """
     descriptors = testbed.folder / "descriptors"
     return AuditRequest(
-        model=str(testbed.folder / "pipeline"), prompts=testbed.prompts if full else _some_prompts(testbed, out),
+        model=str(testbed.folder / "pipeline"), prompts=_listed(testbed, out, full=full),
         references=testbed.folder, out=out, sampling=testbed.sampling, clip=f"local-dir:{descriptors / 'clip-mini'}",
         bundled=descriptors / "sscd-mini", shortcut=tuple(shortcut),
     )  # fmt: skip
@@ -90,11 +93,10 @@ def _chapters(
 ) -> Iterator[Chapter | None]:
     before = audit(request, progress=progress)
     yield None if before is None else Chapter(name="original", folder=request.out, summary=before)
+    crew = team(request.device)
     located = locate(LocateRequest(run=request.out, method="nemo", options=NEMO, selection=works), progress=progress)
     model = request.out / "pruned" / "model"
-    if located is not None and located.data["outcome"] == "found":
-        prune(PruneRequest(run=request.out, out=model, located=located.id), progress=progress)
-    team(request.device).wait()  # the others join again when the pruned model is there
+    crew.on_main(lambda: _cut(request, located, model, progress))
     if not (model / HEADER).is_file():
         return
     yield _edited("pruned", model, request, testbed, works if attacked else None, progress)
@@ -105,11 +107,16 @@ def _chapters(
         FinetuneRequest(
             run=request.out, out=learned, references=testbed.folder, method=UNLEARNING, options=SETTINGS,
             selection=works, surrogates_from=str(model), leave_out_copies=True,
-            retain=_retain(request, testbed),
+            retain=_pairs(request, testbed, "retain", RETAIN),
         ), progress=progress,
     )  # fmt: skip
     team(request.device).wait()
     yield _edited("unlearned", learned, request, testbed, works, progress)
+
+
+def _cut(request: AuditRequest, located: Record | None, model: Path, progress: Progress) -> None:
+    if located is not None and located.data["outcome"] == "found":
+        prune_here(PruneRequest(run=request.out, out=model, located=located.id), progress)
 
 
 def _edited(
@@ -118,7 +125,7 @@ def _edited(
     """The audit of an edited model beside the first one, and the attack on it."""
     after = replace(
         request, model=str(model), out=request.out / name / "audit", before=request.out,
-        real_images=testbed.folder / "base.parquet",
+        real_images=_pairs(request, testbed, "real", REAL),
     )  # fmt: skip
     summary = audit(after, progress=progress)
     record = None
@@ -131,41 +138,36 @@ def _edited(
     return None if summary is None else Chapter(name=name, folder=after.out, summary=summary, attacked=record)
 
 
-def _retain(request: AuditRequest, testbed: Testbed) -> Path:
-    """Captioned images of ordinary prompts which the audit does not judge by."""
-    from pyarrow import compute, parquet
+def _pairs(request: AuditRequest, testbed: Testbed, name: str, half: int) -> Path:
+    """Captioned images of one half of the ordinary prompts."""
+    from pyarrow import parquet
 
-    with request.prompts.open(newline="") as file:
-        audited = [row["id"] for row in csv.DictReader(file)]
-    path = request.out / "retain.parquet"
-    if team(request.device).is_main and not path.exists():
+    path, crew = request.out / f"{name}.parquet", team(request.device)
+    if crew.is_main and not path.exists():
         table = parquet.read_table(testbed.folder / "base.parquet")
-        rest = table.filter(compute.invert(compute.is_in(table["id"], value_set=_array(audited))))
-        parquet.write_table(rest if len(rest) else table, path)
-    team(request.device).wait()
+        parquet.write_table(table.take(list(range(half, len(table), 2))), path)
+    crew.wait()
     return path
 
 
-def _array(values: Sequence[str]) -> Any:  # noqa: ANN401 - an array of pyarrow, imported late
-    import pyarrow as pa
-
-    return pa.array(values)
-
-
-def _some_prompts(testbed: Testbed, run: Path) -> Path:
-    """Some works of each rung, more of the top one, and some controls."""
+def _listed(testbed: Testbed, run: Path, *, full: bool) -> Path:
+    """All prompts, or some works of each rung, more of the top one, and some controls; base prompts that only judge."""
     kept: dict[tuple[str, str], int] = {}
-    rows, top = [], max(row["rung"] for row in testbed.rows())
+    rows, top, seen = [], max(row["rung"] for row in testbed.rows()), 0
     for row in testbed.rows():
+        if row["label"] == "base":
+            seen += 1
+            if (seen - 1) % 2 != REAL:
+                continue
         key = (row["label"], row["rung"])
         kept[key] = kept.get(key, 0) + 1
         most = N_CONTROLS if row["label"] in ("heldout", "base") else N_TOP if key == ("VM", top) else N_LOWER
-        if kept[key] <= most:
+        if full or kept[key] <= most:
             rows.append(row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(testbed.rows()[0]))
+    writer.writeheader()
+    writer.writerows(rows)
     path = run.parent / f".{run.name}-prompts.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_atomically(path, text.getvalue())
     return path

@@ -27,7 +27,7 @@ from amnestic.model.target import PipelineTarget
 from amnestic.model.trainee import changed
 from amnestic.parallel import Team, team
 from amnestic.sources.image_sets import read_captioned
-from amnestic.stages.attacking import goals_of, pictures_of
+from amnestic.stages.attacking import goals_of, hash_of, pictures_of
 from amnestic.stages.images import images_of
 from amnestic.stages.inputs import Progress, silent
 from amnestic.stages.judges import judge_of
@@ -209,9 +209,8 @@ def _pairs(
         units = islice(((p, Unit(p.id, s)) for s in seeds for p in base), request.n_retain)
         some = ((p, drawn(unit)) for p, unit in units)
     side = (target.image_size, target.image_size)
-    found = tuple(
-        Pair(prompt=p, latents=target.latents_of([match_size(picture, side)])[0].float().cpu()) for p, picture in some
-    )
+    fitting = ((p, match_size(picture, side)) for p, picture in some)
+    found = tuple(Pair(prompt=p, latents=target.latents_of([x])[0].float().cpu(), image=hash_of(x)) for p, x in fitting)
     if not found:
         raise InputError("there are no ordinary pairs: the audit drew no base prompts; give images with --retain PATH")
     return found

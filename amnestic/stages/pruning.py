@@ -64,10 +64,11 @@ def prune(request: PruneRequest, *, progress: Progress = silent) -> dict[str, An
         InputError: If an option cannot be used, nothing was located, or the model is not the audited one.
         StoreError: If `request.out` holds something else than this edit.
     """
-    return team(request.device).on_main(lambda: _prune(request, progress))
+    return team(request.device).on_main(lambda: prune_here(request, progress))
 
 
-def _prune(request: PruneRequest, progress: Progress) -> dict[str, Any]:
+def prune_here(request: PruneRequest, progress: Progress) -> dict[str, Any]:
+    """What `prune` lets the main process do."""
     run = Run.open(request.run)
     record = _located(run, request.located)
     if record.data["outcome"] != "found":

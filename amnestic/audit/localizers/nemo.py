@@ -71,7 +71,7 @@ class Nemo(Localizer):
     theta_step: float = 0.25
     min_theta: float = 1.0
     layers: str = "down+mid"
-    refine: str = "grouped"
+    refine: str = "one-by-one"
 
     def __post_init__(self) -> None:
         """Refuse settings without meaning."""
