@@ -11,7 +11,8 @@ from PIL import Image
 
 from amnestic import stages
 from amnestic.audit.attack_goals import known_images
-from amnestic.audit.selection import Selection
+from amnestic.audit.selection import Selection, select
+from amnestic.audit.tried_inputs import STOPPING_SEEDS, InputJudge
 from amnestic.core.errors import InputError
 from amnestic.core.records import Unit
 from amnestic.core.seeds import seeded_init
@@ -134,11 +135,30 @@ class TestArms:
         assert torch.allclose(again.tensors["scores"], whole.tensors["scores"], atol=1e-3)
         assert not run.records("attack-part")
 
-    def test_an_early_stop_is_decided_by_other_seeds_and_saves_rows(self, audited, asked):
+    def test_an_early_stop_is_decided_by_other_seeds_and_saves_rows(self, audited, asked, monkeypatch):
+        asked_of, real = [], InputJudge.__call__
+
+        def recorded(self, prompts, cond, seeds, **how):
+            asked_of.append(tuple(seeds))
+            return real(self, prompts, cond, seeds, **how)
+
+        monkeypatch.setattr(InputJudge, "__call__", recorded)
         stages.audit(replace(audited, threshold=-1.0))  # everything counts as back
         found = arm(asked, stages.attack(replace(asked, early_stop=True)))
         assert found.data["stopped"] == [[1, 1, 1, 1]]
         assert found.tensors["forward"][0, -1].tolist() == [2, 2, 2, 2]
+        scoring = {(0, 1)}
+        assert scoring < set(asked_of)
+        assert all(min(seeds) >= STOPPING_SEEDS for seeds in set(asked_of) - scoring)
+        assert found.data["images_looked_at"] == 8
+
+    def test_another_threshold_is_another_verdict(self, audited, asked):
+        strict = stages.attack(asked)
+        stages.audit(replace(audited, threshold=-1.0))
+        loose = stages.attack(asked)
+        assert loose.data["arms"] == strict.data["arms"]
+        assert loose.data["verdict"]["threshold"] == -1.0
+        assert loose.data["verdict"]["arms"]["works"]["before"]["estimate"] == 1.0
 
 
 class TestRefusals:
@@ -164,6 +184,16 @@ class TestRefusals:
 
 
 class TestKnownImages:
+    def test_a_work_without_its_original_is_dealt_out_nowhere(self, asked):
+        run = Run.open(asked.run)
+        samples, matches = run.read_table("samples"), run.read_table("matches")
+        lost = [row | {"sscd_paired": None} if row["prompt_id"] == "w1" else row for row in matches]
+        known = known_images(samples, lost, Selection())
+        assert [p.id for p in known.works] == ["w0", "w2", "w3"]
+        chosen = [select(samples, lost, -2.0, Selection(part=(i, 2))).memorized for i in (1, 2)]
+        parts = [known_images(samples, lost, Selection(part=(i, 2))).works for i in (1, 2)]
+        assert [{p.id for p in one} for one in parts] == [{p.id for p in one} for one in chosen]
+
     def test_works_controls_and_ordinary_prompts_are_told_apart(self, asked):
         run = Run.open(asked.run)
         known = known_images(run.read_table("samples"), run.read_table("matches"), Selection())
