@@ -1,12 +1,11 @@
 """The standard test of a removal: a fixed ensemble of embedding searches without a setting to tune."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from amnestic.attacks.dori import Dori
 from amnestic.core.attacks import Attack, AttackCase, Search
-from amnestic.core.records import MethodSpec, plain
 from amnestic.core.registry import register
 from amnestic.core.target import Target
 
@@ -21,6 +20,7 @@ class AutoDori(Attack):
     for taking the worst.
 
     Attributes:
+        version: Which ensemble; its members stay as they are, so that outcomes of one version compare.
         batch_size: Most rows computed at once; does not change the result beyond rounding.
 
     Source:
@@ -28,25 +28,30 @@ class AutoDori(Attack):
     """
 
     searches: ClassVar[str] = "embedding"
-    MEMBERS: ClassVar[tuple[Mapping[str, Any], ...]] = (
-        {"start": "prompt", "loss": "denoising"},
-        {"start": "noise", "loss": "denoising"},
-        {"start": "prompt", "loss": "denoising", "t_low": 0.5, "weighting": "prediction"},
-        {"start": "other-memorized", "loss": "denoising"},
-    )
+    ENSEMBLES: ClassVar[Mapping[int, tuple[Mapping[str, Any], ...]]] = {
+        1: (
+            {"start": "prompt", "loss": "denoising"},
+            {"start": "noise", "loss": "denoising"},
+            {"start": "prompt", "loss": "denoising", "t_low": 0.5, "weighting": "prediction"},
+            {"start": "other-memorized", "loss": "denoising"},
+        ),
+    }
+    version: int = 1
     batch_size: int = 64
 
-    def spec(self) -> MethodSpec:
-        """Name and settings, and what the members are."""
-        spec = super().spec()
-        return replace(spec, parameters={**spec.parameters, "members": plain(self.MEMBERS)})
+    def __post_init__(self) -> None:
+        """Refuse an ensemble that there is not."""
+        if self.version not in self.ENSEMBLES:
+            raise ValueError(f"expected version {', '.join(map(str, self.ENSEMBLES))}; got {self.version}")
 
     @property
     def tries(self) -> int:
         """One per member."""
-        return len(self.MEMBERS)
+        return len(self.ENSEMBLES[self.version])
 
     def search(self, target: Target, case: AttackCase, attempt: int) -> Search:
         """The member's own search, in draws of its own."""
-        member = Dori(steps=self.steps, batch_size=self.batch_size, seed=attempt, **self.MEMBERS[attempt])
+        member = Dori(
+            steps=self.steps, batch_size=self.batch_size, seed=attempt, **self.ENSEMBLES[self.version][attempt]
+        )
         return member.search(target, case, 0)
