@@ -18,20 +18,21 @@ from amnestic.stages.finetuning import FinetuneRequest, finetune
 from amnestic.stages.inputs import Progress, silent
 from amnestic.stages.locating import LocateRequest, locate
 from amnestic.stages.pruning import PruneRequest, prune_here
+from amnestic.stages.surrogates import Wanted
 from amnestic.testbed.bundled import Testbed
 
 NEMO = {"similarity": "ssim", "refine": "witnessed"}
 """The testbed's latents are too small for the published three scales. Why NeMo: ``docs/results/pruning.json``."""
 UNLEARNING = "guarded-retrack"
 SETTINGS: dict[str, Any] = {
-    "steps": 60, "forget_rows": 8, "retain_rows": 16, "learning_rate": 1e-3, "decay": "linear", "weight_decay": 0.0,
-    "retain_weight": 4.0, "refreshes": 4, "inner_steps": 4,
+    "steps": 80, "forget_rows": 12, "retain_rows": 24, "learning_rate": 1e-3, "decay": "linear", "weight_decay": 0.0,
+    "retain_weight": 4.0, "refreshes": 6, "inner_steps": 4,
 }  # fmt: skip
 """What unlearning few works takes on the testbed; how it was found: ``docs/adr/``."""
 KEEP = (0, 10, 25, 50)
 RETAIN, REAL = 0, 1
 """Every second ordinary pair is trained on, the others judge; audited base prompts are of the latter kind."""
-N_TOP, N_LOWER, N_CONTROLS = 8, 4, 8
+N_TOP, N_LOWER, N_CONTROLS, ATTACKED = 8, 4, 8, 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ def demo_request(
 def demo(
     request: AuditRequest, testbed: Testbed, *, attacked: bool = True, progress: Progress = silent
 ) -> list[Chapter]:
-    """Audit, locate half of the works of the top rung, prune, audit again; attack, unlearn, attack again.
+    """Audit, locate all works that replicate, prune, audit again; attack some of the top rung, unlearn, attack again.
 
     Args:
         request: From `demo_request`.
@@ -84,7 +85,8 @@ def demo(
     Returns:
         One chapter per model; none in processes other than the main one.
     """
-    works = Selection(rung=max(int(row["rung"]) for row in testbed.rows() if row["rung"]), part=(1, 2))
+    top = max(int(row["rung"]) for row in testbed.rows() if row["rung"])
+    works = Selection(rung=top, limit=ATTACKED)
     return [c for c in _chapters(request, testbed, works, attacked, progress) if c is not None]
 
 
@@ -94,7 +96,7 @@ def _chapters(
     before = audit(request, progress=progress)
     yield None if before is None else Chapter(name="original", folder=request.out, summary=before)
     crew = team(request.device)
-    located = locate(LocateRequest(run=request.out, method="nemo", options=NEMO, selection=works), progress=progress)
+    located = locate(LocateRequest(run=request.out, method="nemo", options=NEMO), progress=progress)
     model = request.out / "pruned" / "model"
     crew.on_main(lambda: _cut(request, located, model, progress))
     if not (model / HEADER).is_file():
@@ -106,7 +108,7 @@ def _chapters(
     finetune(
         FinetuneRequest(
             run=request.out, out=learned, references=testbed.folder, method=UNLEARNING, options=SETTINGS,
-            selection=works, surrogates_from=str(model), leave_out_copies=True,
+            surrogates_from=str(model), surrogates=Wanted(n=6), leave_out_copies=True,
             retain=_pairs(request, testbed, "retain", RETAIN),
         ), progress=progress,
     )  # fmt: skip

@@ -77,7 +77,7 @@ def test_list_shows_every_method_with_its_settings(family):
         (["prune", "{run}", "--out", "{out}", "--conceal", "--method", "zero-units"], "give one of them"),
         (["restore", "{none}", "--run", "{run}", "--out", "{out}"], "give a folder that amnestic prune wrote"),
         (["extract", "{none}"], "holds no run"),
-        (["list", "detectors"], "expected localizer or mitigation"),
+        (["list", "detectors"], "expected localizer, mitigation, attack or finetuning"),
     ],
 )
 def test_mistakes_end_in_one_sentence(audited, tmp_path, arguments, sentence):
