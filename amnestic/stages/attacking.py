@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -194,7 +194,7 @@ def _bench(
 ) -> tuple[Bench, Mapping[str, Tensor]]:
     """The judge and the settings of the audit, and the originals as pictures that a model encodes."""
     settings = run.manifest()["settings"]
-    encoder, vectors = _judge(run, request, target, [*known.works, *known.heldout])
+    encoder, vectors = judged_by(run, request, target, [*known.works, *known.heldout])
     clip = None
     if request.clip is not None:
         clip = load_clip(request.clip, request.clip_pretrained, device=target.device)
@@ -209,10 +209,24 @@ def _bench(
     return bench, pictures_of(request.references, [*known.works, *known.heldout], target.image_size)
 
 
-def _judge(
-    run: Run, request: AttackRequest, target: PipelineTarget, prompts: Sequence[Prompt]
+class Told(Protocol):
+    """A request that names the descriptor which judged an audit."""
+
+    @property
+    def descriptor(self) -> str:
+        """As ``audit`` was told."""
+        ...
+
+    @property
+    def sscd_weights(self) -> Path | None:
+        """File of its weights, likewise."""
+        ...
+
+
+def judged_by(
+    run: Run, request: Told, target: PipelineTarget, prompts: Sequence[Prompt]
 ) -> tuple[Encoder, dict[str, Tensor]]:
-    """The descriptor that judged the audit, and its vectors of the originals."""
+    """The descriptor that judged the audit, and its vectors of the originals by prompt id."""
     encoder = judge_of(
         run, target, descriptor=request.descriptor, sscd_weights=request.sscd_weights, device=target.device
     )

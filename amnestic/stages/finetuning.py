@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from amnestic.audit.selection import Selected, Selection
 from amnestic.core.attacks import Attack
 from amnestic.core.edit_file import FINETUNED, read_header
 from amnestic.core.errors import InputError
 from amnestic.core.finetuning import FineTuning, Lesson, Pair
-from amnestic.core.protocols import Encoder
 from amnestic.core.records import SCHEMA, Prompt, Sampling, Unit, plain
 from amnestic.core.registry import build
 from amnestic.core.store import Record, Run, record_id
@@ -27,14 +25,13 @@ from amnestic.model.target import PipelineTarget
 from amnestic.model.trainee import changed
 from amnestic.parallel import Team, team
 from amnestic.sources.image_sets import read_captioned
-from amnestic.stages.attacking import goals_of, hash_of, pictures_of
+from amnestic.stages.attacking import goals_of, hash_of, judged_by, pictures_of
 from amnestic.stages.images import images_of
 from amnestic.stages.inputs import Progress, silent
-from amnestic.stages.judges import judge_of
 from amnestic.stages.locating import selected
 from amnestic.stages.models import model_of
 from amnestic.stages.pruning import require_free, write_model
-from amnestic.stages.scores import described, scored
+from amnestic.stages.scores import scored
 from amnestic.stages.surrogates import Wanted, surrogates, without_copies
 
 
@@ -181,20 +178,9 @@ def _surrogates(
     source = PipelineTarget.load(
         str(request.surrogates_from), dtype=target.ident.dtype, device=target.device, allow_pickle=request.allow_pickle
     )
-    encoder, originals = _judge(run, request, target, works)
+    encoder, originals = judged_by(run, request, target, works)
     return surrogates(run, source, works, request.surrogates, encoder=encoder, originals=originals, crew=crew,
                       progress=progress)  # fmt: skip
-
-
-def _judge(
-    run: Run, request: FinetuneRequest, target: PipelineTarget, prompts: Sequence[Prompt]
-) -> tuple[Encoder, dict[str, Tensor]]:
-    """The descriptor that judged the audit, and its vectors of the originals."""
-    encoder = judge_of(
-        run, target, descriptor=request.descriptor, sscd_weights=request.sscd_weights, device=target.device
-    )
-    _, vectors, place = described(run)
-    return encoder, {p.id: vectors[place[p.image]] for p in prompts}
 
 
 def _pairs(
