@@ -257,10 +257,10 @@ def told_of(run: Run, record: Record) -> dict[str, Any]:
     works, heldout = (arm_of(arms[name], arms[name].data["threshold"]) for name in ("works", "heldout"))
     last = arms["works"]
     return {
-        "mr_before": plain(share_above(works.best[:, 0], works.threshold)),
+        "mr_before": plain(share_above(works.before, works.threshold)),
         "mr": plain(share_above(works.best.amax(1), works.threshold)),
         "mr_heldout": plain(share_above(heldout.best.amax(1), heldout.threshold)),
-        "sscd_before": plain(mean_over_works(works.best[:, 0], seed=0)),
+        "sscd_before": plain(mean_over_works(works.before, seed=0)),
         "sscd": plain(mean_over_works(works.best[:, -1], seed=0)),
         "sscd_heldout": plain(mean_over_works(heldout.best[:, -1], seed=0)),
         "curve": plain(recovery_curve(works.best, works.steps, works.threshold, seed=0)),

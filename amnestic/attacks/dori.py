@@ -9,17 +9,17 @@ from torch import Tensor
 
 from amnestic.attacks.losses import (
     LOSSES,
-    WEIGHTINGS,
     Rows,
-    denoising_loss,
     descriptor_loss,
     draw_rows,
     joined,
+    known_image_loss,
     lossless_scale,
     one_step_loss,
 )
 from amnestic.attacks.starts import STARTS, free_tokens, natural_distance, starting_points, within
 from amnestic.core.attacks import Attack, AttackCase, Search, Tried
+from amnestic.core.denoising import WEIGHTINGS
 from amnestic.core.registry import register
 from amnestic.core.target import Target
 from amnestic.parallel import shrinking_batches
@@ -145,7 +145,7 @@ class Dori(Attack):
             return one_step_loss(target, rows, cond)
         if self.loss == "descriptor":
             return descriptor_loss(target, rows, cond, describe=case.describe)
-        return denoising_loss(target, rows, cond, weighting=self.weighting)
+        return known_image_loss(target, rows, cond, weighting=self.weighting)
 
 
 def _mask(awake: list[int], like: Tensor) -> Tensor:

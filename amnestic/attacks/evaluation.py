@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from amnestic.attacks.losses import Rows, denoising_loss, joined, lossless_scale
+from amnestic.attacks.losses import Rows, joined, known_image_loss, lossless_scale
 from amnestic.core.target import Target
 from amnestic.parallel import shrinking_batches
 
@@ -41,7 +41,7 @@ def compared(
         while done < len(of):
             part = slice(done, done + size)
             held = flat[of[part].to(flat.device)]
-            values = denoising_loss(target, _picked(every, draw[part]), held, weighting=weighting)
+            values = known_image_loss(target, _picked(every, draw[part]), held, weighting=weighting)
             loss.index_add_(0, of[part], values.float().cpu() / draws)
             done += size
 
@@ -80,7 +80,7 @@ def slopes(
             held = point[owner].requires_grad_()
             some = _picked(every, torch.arange(len(of))[part])
             with torch.enable_grad():
-                values = denoising_loss(target, some, held.to(precision), weighting=weighting) / draws
+                values = known_image_loss(target, some, held.to(precision), weighting=weighting) / draws
                 slope = _gradient(values.sum() * scale, held)
             gradient.index_add_(0, owner, slope / scale)
             loss.index_add_(0, of[part], values.detach().float().cpu())

@@ -8,14 +8,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from amnestic.core.denoising import LEAST_SIGNAL, NoisedRows, denoising_loss, timestep_range
 from amnestic.core.errors import InputError
 from amnestic.core.seeds import generator
 from amnestic.core.target import Target
 
-WEIGHTINGS = ("prediction", "epsilon", "v", "x0")
 LOSSES = ("denoising", "one-step", "descriptor")
-LEAST_SIGNAL = 1e-8
-OF_PREDICTION = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +44,7 @@ def draw_rows(
         `draws` rows.
     """
     rng = generator(seed, *names)
-    low, high = int(t_low * target.train_timesteps), max(int(t_high * target.train_timesteps), 1)
-    t = torch.randint(min(low, high - 1), high, (draws,), generator=rng)
+    t = torch.randint(*timestep_range(target, t_low, t_high), (draws,), generator=rng)
     noise = torch.randn((draws, *x0.shape), generator=rng)
     return Rows(x0=x0.detach().float().cpu().expand(draws, *x0.shape), noise=noise, t=t)
 
@@ -60,14 +57,10 @@ def joined(parts: list[Rows]) -> Rows:
     )  # fmt: skip
 
 
-def denoising_loss(
+def known_image_loss(
     target: Target, rows: Rows, cond: Float[Tensor, "N L W"], *, weighting: str = "prediction"
 ) -> Float[Tensor, "N"]:
-    """Squared error of the predicted noise of noised known images.
-
-    Formula: ``w_t mean (eps(x_t, t, cond) - noise)^2`` with ``x_t = sqrt(a_t) x0 + sqrt(1 - a_t) noise`` and
-    ``w_t`` of 1 (``epsilon``), ``1 / a_t`` (``v``) or ``(1 - a_t) / a_t`` (``x0``): the error of the prediction of
-    that name. ``prediction``: of what the model was trained to predict.
+    """Squared error of the predicted noise of noised known images: `denoising_loss` in the conditioning's precision.
 
     Args:
         target: The model.
@@ -78,10 +71,9 @@ def denoising_loss(
     Returns:
         One loss a row, at least 0; weightings are not comparable with one another.
     """
-    device = cond.device
-    x0, noise, t = (v.to(device) for v in (rows.x0, rows.noise, rows.t))
-    found = target.predict(target.noised(x0.to(cond.dtype), noise.to(cond.dtype), t), t, cond).float()
-    return (found - noise).square().mean(dim=(1, 2, 3)) * _weight(target, rows.t, weighting).to(device)
+    x0, noise, t = (v.to(cond.device) for v in (rows.x0, rows.noise, rows.t))
+    x = target.noised(x0.to(cond.dtype), noise.to(cond.dtype), t)
+    return denoising_loss(target, NoisedRows(x0=x0, noise=noise, t=t, x=x), cond, weighting=weighting)
 
 
 def one_step_loss(target: Target, rows: Rows, cond: Float[Tensor, "N L W"]) -> Float[Tensor, "N"]:
@@ -152,9 +144,3 @@ def lossless_scale(x0: Float[Tensor, "N C H W"], draws: int) -> float:
         131072.0
     """
     return float(2 ** round(math.log2(x0[0].numel() * draws)))
-
-
-def _weight(target: Target, t: Int[Tensor, "N"], weighting: str) -> Float[Tensor, "N"]:
-    power = target.signal(t).square().clamp(min=LEAST_SIGNAL)
-    kind = OF_PREDICTION[target.prediction_type] if weighting == "prediction" else weighting
-    return {"epsilon": torch.ones_like(power), "v": 1 / power, "x0": (1 - power) / power}[kind]

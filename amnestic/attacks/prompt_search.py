@@ -9,9 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from amnestic.attacks.evaluation import encoded
-from amnestic.attacks.losses import WEIGHTINGS, Rows, draw_rows
+from amnestic.attacks.losses import Rows, draw_rows
 from amnestic.attacks.starts import TEXT_STARTS, starting_texts
 from amnestic.core.attacks import Attack, AttackCase, Tried
+from amnestic.core.denoising import WEIGHTINGS
 from amnestic.core.errors import InputError
 from amnestic.core.methods import name_of
 from amnestic.core.seeds import generator

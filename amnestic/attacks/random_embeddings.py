@@ -8,9 +8,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from amnestic.attacks.evaluation import compared
-from amnestic.attacks.losses import WEIGHTINGS, draw_rows
+from amnestic.attacks.losses import draw_rows
 from amnestic.attacks.starts import STARTS, free_tokens, natural_distance, starting_points
 from amnestic.core.attacks import Attack, AttackCase, Goal, Search, Tried
+from amnestic.core.denoising import WEIGHTINGS
 from amnestic.core.registry import register
 from amnestic.core.seeds import generator
 from amnestic.core.target import Target

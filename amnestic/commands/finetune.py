@@ -41,6 +41,8 @@ def finetune(
     ] = None,
     n_retain: Annotated[int, typer.Option(min=1, help="At most so many of them.")] = 2000,
     work: Annotated[Path | None, typer.Option(help="Checkpoints; default inside the run.")] = None,
+    clip: Annotated[str | None, typer.Option(help="open_clip model for an attack's loss through a descriptor.")] = None,
+    clip_pretrained: Annotated[str | None, typer.Option(help="Its weights.")] = None,
     rung: Rung = None,
     part: Part = None,
     limit: Limit = None,
@@ -61,7 +63,8 @@ def finetune(
         attack_options=options_from(attack_option or []),
         selection=Selection(rung=rung, part=part_of(part) if part else None, limit=limit),
         surrogates_from=surrogates_from, surrogates=Wanted(n=surrogates, below=surrogate_below),
-        leave_out_copies=leave_out_copies, retain=retain, n_retain=n_retain, work=work, descriptor=descriptor,
+        leave_out_copies=leave_out_copies, retain=retain, n_retain=n_retain, work=work, clip=clip,
+        clip_pretrained=clip_pretrained, descriptor=descriptor,
         sscd_weights=sscd_weights, model=model, device=device, allow_pickle=allow_pickle,
     )  # fmt: skip
     with progress_bars() as show:

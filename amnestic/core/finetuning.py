@@ -54,6 +54,7 @@ class Lesson:
         sampling: How the model draws.
         attack: Searches adversarial embeddings while the model learns; `None`: none is made.
         describe: From pictures ``(N, 3, H, W)`` in [0, 1] to unit vectors; differentiable, and never the judge.
+        describe_id: Which one.
     """
 
     forget: tuple[Goal, ...]
@@ -64,6 +65,7 @@ class Lesson:
     sampling: Sampling = field(default_factory=Sampling)
     attack: Attack | None = None
     describe: "Callable[[Tensor], Tensor] | None" = field(default=None, repr=False, compare=False)
+    describe_id: str = ""
 
     def case(self, places: Sequence[int]) -> AttackCase:
         """What an attack on some of the images to forget is given."""
@@ -73,7 +75,7 @@ class Lesson:
         )  # fmt: skip
 
     def digest(self) -> str:
-        """SHA-256 over everything but `describe`: prompts, images and the attack."""
+        """SHA-256 over everything: prompts, images, the attack, which descriptor."""
         images = hashlib.sha256()
         some = [*((g.original, g.image) for g in self.forget), *((p.latents, p.image) for p in self.retain)]
         for known in [name for _, name in some if name]:
@@ -86,7 +88,8 @@ class Lesson:
             [g.prompt for g in self.forget], [p.prompt for p in self.retain], self.natural, self.memorized,
         )]  # fmt: skip
         attack = self.attack.spec() if self.attack is not None else None
-        return digest(told, sorted(self.surrogates), self.sampling, attack, images.hexdigest())
+        described = [self.describe_id] if self.describe_id else []
+        return digest(told, sorted(self.surrogates), self.sampling, attack, images.hexdigest(), *described)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,7 @@
 """Pictures without prompts, or with captions: a folder, or a parquet file as `datasets` stores images."""
 
-import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +9,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from amnestic.core.errors import InputError
+from amnestic.sources.imagefolder import caption_column, captioned_rows
 from amnestic.sources.images import ImageProblem, open_image
+from amnestic.sources.packed import is_packed
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-CAPTIONS = ("caption", "text", "prompt")
 
 
 def require_image_set(path: Path) -> None:
@@ -52,8 +52,9 @@ def read_captioned(path: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """The pictures of a set with their captions, one after the other.
 
     Args:
-        path: A folder with ``metadata.csv`` (a column ``file_name``), or a parquet file with a column ``image`` that
-            holds ``bytes``; captions stand in a column ``caption``, ``text`` or ``prompt``.
+        path: A folder as `datasets` lays it out, such as pictures with a ``metadata.csv`` of ``file_name`` and
+            ``caption``; or a parquet file with a column ``image`` that holds ``bytes``. Captions stand in a column
+            ``caption``, ``text`` or ``prompt``.
 
     Yields:
         Caption and 8-bit RGB, ``(H, W, 3)``.
@@ -61,21 +62,15 @@ def read_captioned(path: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     Raises:
         InputError: If there is none, captions are missing, or a picture cannot be read.
     """
-    require_image_set(path)
     if not path.is_dir():
+        require_image_set(path)
         yield from _captioned_parquet(path)
         return
-    listed = path / "metadata.csv"
-    if not listed.is_file():
-        raise InputError(f"expected captions in {listed}, found none; write columns file_name and caption")
-    with listed.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        column = _caption_column(rows.fieldnames or (), listed)
-        for row in rows:
-            name = row.get("file_name") or ""
-            if not (path / name).is_file():
-                raise InputError(f"{listed} names {name or 'no file'}, which is not there; correct the list")
-            yield row[column] or "", _opened(path / name, name)
+    for place, cells in captioned_rows(path):
+        name = cells["image"]
+        if not ((path / name).is_file() or is_packed(path / name)):
+            raise InputError(f"{path}, {place} names {name}, which is not there; correct the list")
+        yield cells["prompt"] or "", _opened(path / name, name)
 
 
 def _captioned_parquet(path: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
@@ -83,20 +78,13 @@ def _captioned_parquet(path: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
 
     try:
         file, row = parquet.ParquetFile(path), 0
-        column = _caption_column(file.schema_arrow.names, path)
+        column = caption_column(file.schema_arrow.names, path)
         for batch in file.iter_batches(batch_size=64, columns=["image", column]):
             for entry in batch.to_pylist():
                 yield entry[column] or "", _opened(io.BytesIO(entry["image"]["bytes"]), f"row {row} of {path}")
                 row += 1
     except (ArrowException, KeyError, TypeError) as error:
         raise InputError(f"expected a column image with bytes in {path} ({error}); write it with datasets") from error
-
-
-def _caption_column(names: Sequence[str], path: Path) -> str:
-    for name in CAPTIONS:
-        if name in names:
-            return name
-    raise InputError(f"expected a column {', '.join(CAPTIONS)} in {path}, got {', '.join(names)}; rename one")
 
 
 def _files(folder: Path) -> list[Path]:

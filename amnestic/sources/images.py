@@ -4,6 +4,7 @@ Files of a reference set are as untrusted as prompts are: cut off, empty, rename
 failing ends in one exception with one reason, so a caller can count what it could not use.
 """
 
+import io
 import warnings
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from amnestic.core.errors import InputError
+from amnestic.sources.packed import is_packed, packed_bytes
 
 # Named formats only: Pillow would otherwise hand a file that calls itself PostScript to an external program.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
@@ -50,7 +52,8 @@ def open_image(path: Path, *, max_pixels: int = 64_000_000) -> NDArray[np.uint8]
     frame stands for an animation. Colour profiles are not applied. The size is checked before anything is decoded.
 
     Args:
-        path: A PNG, JPEG, WebP, BMP, TIFF or GIF file, whatever its name ends in.
+        path: A PNG, JPEG, WebP, BMP, TIFF or GIF file, whatever its name ends in; or a row of a parquet file, see
+            `amnestic.sources.packed`.
         max_pixels: Largest accepted width times height.
 
     Returns:
@@ -60,11 +63,11 @@ def open_image(path: Path, *, max_pixels: int = 64_000_000) -> NDArray[np.uint8]
         ImageProblem: If the file is missing, empty, no picture, damaged or too large; its `reason` says which.
     """
     try:
-        _require_content(path)
+        source = io.BytesIO(packed_bytes(path)) if is_packed(path) else _with_content(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return _decode(path, max_pixels)
+            return _decode(source, max_pixels)
     except ImageProblem as problem:
         raise ImageProblem(problem.reason, path) from problem
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -77,17 +80,20 @@ def open_image(path: Path, *, max_pixels: int = 64_000_000) -> NDArray[np.uint8]
         raise ImageProblem(_failure(error), path) from error
 
 
-def _require_content(path: Path) -> None:
+def _with_content(path: Path) -> Path:
     if not path.exists():
         raise ImageProblem("no such file; check its path")
     if not path.is_file():
         raise ImageProblem("not a file; give the path of a picture")
     if path.stat().st_size == 0:
         raise ImageProblem("empty (0 bytes); fetch or export it again")
+    return path
 
 
 def _failure(error: Exception) -> str:
     # Only the system sets an error number; its text would hold the path, which must not enter a record.
+    if isinstance(error, InputError):
+        return str(error)
     if isinstance(error, OSError) and error.errno is not None:
         return f"cannot be read ({error.strerror}); check links and permissions"
     return f"truncated or damaged ({type(error).__name__}: {error}); fetch or export it again"
@@ -97,8 +103,8 @@ def _too_large(size: str, max_pixels: int) -> str:
     return f"too large: {size} announces more than {max_pixels} pixels; give a smaller copy"
 
 
-def _decode(path: Path, max_pixels: int) -> NDArray[np.uint8]:
-    with Image.open(path, formats=FORMATS) as image:
+def _decode(source: Path | io.BytesIO, max_pixels: int) -> NDArray[np.uint8]:
+    with Image.open(source, formats=FORMATS) as image:
         width, height = image.size
         if width * height > max_pixels:
             raise ImageProblem(_too_large(f"{width} x {height}", max_pixels))

@@ -18,30 +18,37 @@ from typing import Any
 from amnestic.core.errors import InputError
 from amnestic.core.records import Prompt, digest
 from amnestic.core.store import SAFE_ID
+from amnestic.sources.imagefolder import captioned_rows
 
 COLUMNS = tuple(f.name for f in fields(Prompt))
 LABELS = {label.casefold(): label for label in ("VM", "TM", "heldout", "base", "none")}
-ALIASES = {"caption": "prompt", "index": "id", "type": "label", "file_name": "image", "image_path": "image"}
-IGNORED = frozenset({"", "url", "mean_sscd", "max_sscd", "unnamed: 0", "__index_level_0__"})
+ALIASES = {
+    "caption": "prompt", "text": "prompt", "index": "id", "type": "label", "file_name": "image", "image_path": "image",
+}  # fmt: skip
+ADDRESS = "url"
+IGNORED = frozenset({"", ADDRESS, "mean_sscd", "max_sscd", "unnamed: 0", "__index_level_0__"})
 
 _DELIMITERS = {".csv": ",;\t", ".tsv": "\t,;"}
 _EXTENSIONS = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _WHOLE = re.compile(r"([+-]?[0-9]{1,9})(\.0+)?")
 
 # A place such as "row 3" and the cells that were found there, under the file's own column names.
 _Row = tuple[str, Mapping[str, Any]]
 
 
-def read_prompts(path: Path) -> tuple[Prompt, ...]:
+def read_prompts(path: Path, *, remote: bool = False) -> tuple[Prompt, ...]:
     """Read a prompt list.
 
     The format follows from the file's extension and content. Columns are ``id prompt image label work rung mask``;
     only ``prompt`` is needed. Names are matched without regard to case, and those of published lists are understood:
-    ``caption``, ``index``, ``type``, ``file_name``, ``image_path``. ``url``, ``mean_sscd``, ``max_sscd`` and unnamed
-    columns are ignored. A row without an id is called ``p0001`` and so on after its position.
+    ``caption``, ``text``, ``index``, ``type``, ``file_name``, ``image_path``. ``url``, ``mean_sscd``, ``max_sscd``
+    and unnamed columns are ignored. A row without an id is called ``p0001`` and so on after its position.
 
     Args:
-        path: CSV (comma or semicolon), TSV, JSONL (one object a line) or parquet; UTF-8 with or without mark.
+        path: CSV (comma or semicolon), TSV, JSONL (one object a line) or parquet; UTF-8 with or without mark. Or a
+            folder as `datasets` lays out images with captions.
+        remote: Whether originals may be ``http`` addresses: those in the column of images, else those in ``url``.
 
     Returns:
         The prompts in the order of the file, with distinct ids and the texts unchanged.
@@ -58,7 +65,7 @@ def read_prompts(path: Path) -> tuple[Prompt, ...]:
     first: dict[str, str] = {}
     for number, (place, cells) in enumerate(rows, start=1):
         where = f"{path}, {place}"
-        prompt = _prompt(_canonical(cells, where), where, number)
+        prompt = _prompt(_canonical(cells, where, remote), where, number, remote)
         if prompt.id in first:
             raise InputError(f"{where}: id {prompt.id!r} is also that of {first[prompt.id]}; give every prompt its own")
         first[prompt.id] = place
@@ -106,8 +113,20 @@ def stays_inside(path: str) -> bool:
     return not (windows.drive or windows.root or ".." in windows.parts)
 
 
+def is_address(text: str) -> bool:
+    """Whether a cell names something to be fetched rather than a file.
+
+    Example:
+        >>> [is_address(t) for t in ("https://example.org/a.png", "a/b.png", "FTP://host/x")]
+        [True, False, True]
+    """
+    return _ADDRESS.match(text) is not None
+
+
 def _rows(path: Path) -> Iterator[_Row]:
     """Rows of the file in whichever format it has."""
+    if path.is_dir():
+        return captioned_rows(path)
     content = _content(path)
     kind = _EXTENSIONS.get(path.suffix.lower(), "")
     if content.startswith(b"PAR1") or kind == "parquet":
@@ -122,8 +141,7 @@ def _content(path: Path) -> bytes:
     if not path.exists():
         raise InputError(f"prompt list {path} does not exist; give a CSV, TSV, JSONL or parquet file")
     if not path.is_file():
-        what = "a folder" if path.is_dir() else "not a regular file"
-        raise InputError(f"prompt list {path} is {what}; give a CSV, TSV, JSONL or parquet file")
+        raise InputError(f"prompt list {path} is not a regular file; give a CSV, TSV, JSONL or parquet file")
     try:
         return path.read_bytes()
     except OSError as error:
@@ -205,7 +223,7 @@ def _parquet_rows(content: bytes, path: Path) -> Iterator[_Row]:
         file = parquet.ParquetFile(io.BytesIO(content))
         names: list[str] = list(file.schema_arrow.names)
         _require_columns(names, str(path))
-        wanted = [name for name in names if _column(name)]
+        wanted = [name for name in names if _column(name) or name.strip().casefold() == ADDRESS]
         table = file.read(columns=wanted).select(wanted)
         rows: list[dict[str, Any]] = table.to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -241,13 +259,15 @@ def _require_columns(names: Sequence[str], where: str) -> None:
         raise InputError(f"{where}: no column 'prompt'; {known}")
 
 
-def _canonical(cells: Mapping[str, Any], where: str) -> dict[str, str]:
+def _canonical(cells: Mapping[str, Any], where: str, remote: bool) -> dict[str, str]:
     """Cells as text under canonical names; ignored columns are dropped."""
-    found = {}
+    found, address = {}, ""
     for name, value in cells.items():
         if column := _column(name):
             found[column] = _cell(value, column, where)
-    return found
+        elif remote and name.strip().casefold() == ADDRESS:
+            address = _cell(value, ADDRESS, where)
+    return {**found, "image": found.get("image") or address} if address else found
 
 
 def _cell(value: Any, column: str, where: str) -> str:  # noqa: ANN401 - JSON and parquet hold any type
@@ -268,13 +288,13 @@ def _cell(value: Any, column: str, where: str) -> str:  # noqa: ANN401 - JSON an
     return value
 
 
-def _prompt(cells: Mapping[str, str], where: str, number: int) -> Prompt:
+def _prompt(cells: Mapping[str, str], where: str, number: int, remote: bool) -> Prompt:
     if not cells.get("prompt", "").strip():
         raise InputError(f"{where}: the prompt is empty; give a text or remove the row")
     return Prompt(
         id=_id(cells.get("id", ""), where, number),
         prompt=cells["prompt"],
-        image=_inside(cells.get("image", ""), "image", where),
+        image=_image(cells.get("image", ""), where, remote),
         label=_label(cells.get("label", ""), where),
         work=cells.get("work", ""),
         rung=_rung(cells.get("rung", ""), where),
@@ -289,6 +309,17 @@ def _id(text: str, where: str, number: int) -> str:
         raise InputError(
             f"{where}: id {_shown(text)} must be at most 128 letters, digits, dots, dashes or underscores "
             "and start with a letter or digit; rename it"
+        )
+    return text
+
+
+def _image(text: str, where: str, remote: bool) -> str:
+    if not is_address(text):
+        return _inside(text, "image", where)
+    if not remote:
+        raise InputError(
+            f"{where}: image {_shown(text)} is an address, and an audit reads files only; run amnestic fetch on this "
+            "list, and audit the list that it writes"
         )
     return text
 

@@ -142,6 +142,7 @@ class Bench:
         found = method(target, case, keep=self.keep, look_at=self.look_at, look=look)
         searched = time.monotonic() - started
         scores, shown = _scored(judge, goals, found, self.seeds)
+        shown |= _plainly(judge, goals, found, self.seeds)
         data = {
             "goals": [g.id for g in goals], "works": [g.prompt.work or g.id for g in goals], "steps": list(found.steps),
             "stopped": [list(row) for row in found.stopped], "flags": list(found.flags),
@@ -200,6 +201,16 @@ def _scored(
     return scores, shown
 
 
+def _plainly(judge: InputJudge, goals: Sequence[Goal], found: Attacked, seeds: Sequence[int]) -> dict[str, Tensor]:
+    """Scores ``(N, S)`` of the goals' own prompts; nothing where every try starts there, since step 0 says it."""
+    own = judge.target.encode([g.prompt.prompt for g in goals]).float().cpu()
+    starts = found.cond[:, 0].float().cpu()
+    like = found.start is None and starts.shape[1:] == own.shape
+    if like and torch.allclose(starts, own.expand_as(starts), atol=1e-4):
+        return {}
+    return {"plain": judge([g.prompt for g in goals], own, seeds)[0]}
+
+
 def _joined_data(parts: Sequence[Record]) -> dict[str, Any]:
     first = dict(parts[0].data)
     for name in ("goals", "works"):
@@ -213,9 +224,12 @@ def _joined_data(parts: Sequence[Record]) -> dict[str, Any]:
     return plain(first)  # type: ignore[no-any-return]
 
 
-BY_GOAL = {"scores": 0, "loss": 2, "gradient": 2, "cond": 1, "moved": 1, "forward": 2, "backward": 2, "image_before": 0,
-           "image_after": 0}  # fmt: skip
+BY_GOAL = {
+    "scores": 0, "plain": 0, "loss": 2, "gradient": 2, "cond": 1, "moved": 1, "forward": 2, "backward": 2,
+    "image_before": 0, "image_after": 0,
+}  # fmt: skip
 
 
 def _joined_tensors(parts: Sequence[Record]) -> dict[str, Tensor]:
-    return {name: torch.cat([p.tensors[name] for p in parts], dim=axis) for name, axis in BY_GOAL.items()}
+    there = {name: axis for name, axis in BY_GOAL.items() if all(name in p.tensors for p in parts)}
+    return {name: torch.cat([p.tensors[name] for p in parts], dim=axis) for name, axis in there.items()}

@@ -1,6 +1,7 @@
 """Can it be brought back? An attack on a finished audit's model, beside its controls."""
 
 import hashlib
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -29,12 +30,13 @@ from amnestic.model.clip import load_clip
 from amnestic.model.target import PipelineTarget
 from amnestic.parallel import team
 from amnestic.report.attack_page import Attempt, render_attack
-from amnestic.sources.references import read_references
+from amnestic.sources.references import named_references, reference_id
 from amnestic.stages.attack_bench import STEPS, Bench
 from amnestic.stages.inputs import Progress, silent
 from amnestic.stages.judges import judge_of
 from amnestic.stages.models import model_of
 from amnestic.stages.scores import described, threshold_of
+from amnestic.stages.sealing import seal_run
 
 WITHIN = " within "
 SHOWN = 24
@@ -119,6 +121,7 @@ def attack(request: AttackRequest, *, progress: Progress = silent) -> Record | N
     record = crew.on_main(lambda: _judged(run, request, method, arms, time.monotonic() - started))
     if record is not None:
         _write_page(run, record, known, pictures)
+        seal_run(run, f"{record.id}.html")
     return record
 
 
@@ -206,7 +209,7 @@ def _bench(
         describe=None if clip is None else clip.differentiable,
         describe_id="" if clip is None else clip.descriptor.id,
     )  # fmt: skip
-    return bench, pictures_of(request.references, [*known.works, *known.heldout], target.image_size)
+    return bench, pictures_of(run, request.references, [*known.works, *known.heldout], target.image_size)
 
 
 class Told(Protocol):
@@ -234,11 +237,12 @@ def judged_by(
     return encoder, {p.id: vectors[place[p.image]] for p in prompts}
 
 
-def pictures_of(folder: Path, prompts: Sequence[Prompt], side: int) -> dict[str, Any]:
-    """Originals by prompt id, as 8-bit pictures of the model's size.
+def pictures_of(run: Run, folder: Path, prompts: Sequence[Prompt], side: int) -> dict[str, Any]:
+    """Originals by prompt id, as 8-bit pictures of the model's size: the very files that the audit compared with.
 
     Args:
-        folder: Where they are.
+        run: The audit, which wrote down what it read.
+        folder: Where they are, or a folder below the one from which the prompt list's paths count.
         prompts: Whose originals.
         side: In pixels.
 
@@ -246,17 +250,25 @@ def pictures_of(folder: Path, prompts: Sequence[Prompt], side: int) -> dict[str,
         Pictures ``(H, W, 3)``.
 
     Raises:
-        InputError: If one is missing or cannot be read.
+        InputError: If one is missing, cannot be read, or is another picture than the audit's.
     """
-    references = read_references(folder, extra=[p.image for p in prompts])
+    references = named_references(folder, [p.image for p in prompts])
     usable = {r.id: r for r in references.usable()}
-    missing = sorted({p.image for p in prompts} - set(usable))
-    if missing:
+    by_prompt = {p.id: usable.get(reference_id(p.image)) for p in prompts}
+    audited = {row["id"]: row["sha256"] for row in _referenced(run)}
+    unfit = [p.image for p in prompts if (r := by_prompt[p.id]) is None or audited.get(r.id, r.sha256) != r.sha256]
+    if unfit:
         raise InputError(
-            f"expected the originals of all attacked works in {folder}; {len(missing)} cannot be used, the first is "
-            f"{missing[0]}; give the folder that the audit was given with --references"
+            f"expected the originals that the audit compared with in {folder}; {len(unfit)} are missing, unreadable or "
+            f"changed, the first is {unfit[0]}; give the folder that the audit was given with --references"
         )
-    return {p.id: match_size(references.load(usable[p.image]), (side, side)) for p in prompts}
+    return {name: match_size(references.load(r), (side, side)) for name, r in by_prompt.items() if r is not None}
+
+
+def _referenced(run: Run) -> list[dict[str, Any]]:
+    """What an audit wrote down about its references; nothing for runs that wrote nothing."""
+    file = run.folder / "references.json"
+    return json.loads(file.read_text()) if file.is_file() else []
 
 
 def goals_of(target: PipelineTarget, prompts: Sequence[Prompt], pictures: Mapping[str, Any]) -> tuple[Goal, ...]:
@@ -324,5 +336,5 @@ def arm_of(record: Record, threshold: float) -> Arm:
     return Arm(
         works=tuple(data["works"]), steps=tuple(data["steps"]), scores=tensors["scores"], loss=tensors["loss"],
         gradient=tensors["gradient"], stopped=torch.tensor(data["stopped"]), forward=tensors["forward"],
-        backward=tensors["backward"], flags=tuple(data["flags"]), threshold=threshold,
+        backward=tensors["backward"], flags=tuple(data["flags"]), threshold=threshold, plain=tensors.get("plain"),
     )  # fmt: skip

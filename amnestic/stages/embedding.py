@@ -14,7 +14,7 @@ from amnestic.audit.summary import Judged
 from amnestic.core.protocols import AlignmentEncoder, Encoder
 from amnestic.core.records import MethodSpec, Unit, plain
 from amnestic.core.store import Record, Run
-from amnestic.sources.references import cluster_works
+from amnestic.sources.work_clusters import cluster_works
 from amnestic.stages.images import Images
 from amnestic.stages.inputs import Inputs, Progress
 from amnestic.stages.judges import Judges

@@ -21,6 +21,7 @@ from amnestic.core.store import Record, Run, record_id
 from amnestic.measures.pixels import match_size
 from amnestic.mitigations.finetune.loop import Tuned, Watch
 from amnestic.mitigations.finetune.loop import finetune as train
+from amnestic.model.clip import load_clip
 from amnestic.model.target import PipelineTarget
 from amnestic.model.trainee import changed
 from amnestic.parallel import Team, team
@@ -32,6 +33,7 @@ from amnestic.stages.locating import selected
 from amnestic.stages.models import model_of
 from amnestic.stages.pruning import require_free, write_model
 from amnestic.stages.scores import scored
+from amnestic.stages.sealing import seal_run
 from amnestic.stages.surrogates import Wanted, surrogates, without_copies
 
 
@@ -54,6 +56,7 @@ class FinetuneRequest:
         retain: Captioned images that the model stays capable of; default what it drew for the audit's base prompts.
         n_retain: At most so many.
         work: Folder of the checkpoint; default inside the run.
+        clip, clip_pretrained: open_clip model for attacks whose loss goes through a descriptor; `None`: none.
         descriptor: The descriptor that judged the audit, as ``audit`` was told.
         sscd_weights: File of its weights, likewise.
         model: Where the model lies now, if not where the audit found it.
@@ -74,6 +77,8 @@ class FinetuneRequest:
     retain: Path | None = None
     n_retain: int = 2000
     work: Path | None = None
+    clip: str | None = None
+    clip_pretrained: str | None = None
     descriptor: str = "auto"
     sscd_weights: Path | None = None
     model: str | None = None
@@ -113,6 +118,7 @@ def finetune(
     name = record_id("finetune", method.spec(), _parents(run, lesson))
     header = read_header(request.out)
     if header is not None and header["edit"] == name and name in run.records("finetune"):
+        crew.on_main(lambda: seal_run(run))
         return crew.on_main(lambda: run.record(name))
     require_free(request.out)
     work = (request.work or run.folder / "training") / name
@@ -122,6 +128,7 @@ def finetune(
     )  # fmt: skip
     made = crew.on_main(lambda: _written(run, request, method, lesson, target, tuned, about))
     crew.on_main(lambda: shutil.rmtree(work, ignore_errors=True))
+    crew.on_main(lambda: seal_run(run))
     return made
 
 
@@ -155,13 +162,15 @@ def _lesson(
         works = without_copies(record, works, request.surrogates_from, leave_out=request.leave_out_copies)
         taught = {p.id: record.tensors[p.id] for p in works}
         about = {"surrogates": record.id, "surrogate_passes": record.data["passes"]}
-    pictures = pictures_of(request.references, works, target.image_size)
+    pictures = pictures_of(run, request.references, works, target.image_size)
     natural = tuple(p for p in chosen.controls if p.label == "base")
+    clip = load_clip(request.clip, request.clip_pretrained, device=target.device) if request.clip else None
     lesson = Lesson(
         forget=goals_of(target, works, pictures), surrogates=taught,
         retain=_pairs(run, request, natural, target) if method.needs_retain and method.retain_rows else (),
         natural=natural, memorized=(*chosen.memorized, *chosen.others),
         sampling=Sampling(**run.manifest()["settings"]["sampling"]), attack=attack if method.needs_attack else None,
+        describe=clip.differentiable if clip else None, describe_id=clip.descriptor.id if clip else "",
     )  # fmt: skip
     left_out = [p.work for p in chosen.memorized if p not in works]
     origin = "drawn by the model for base prompts of the audit" if request.retain is None else "given"

@@ -228,7 +228,7 @@ def study_of(run: Run, request: "LocalityRequest") -> Study:
         attack=_attack(request), localizers=_localizers(request, target, case), memorized=memorized, works=works,
         heldout=heldout, heldout_in_rounds=known.heldout[: len(in_rounds)], natural=known.natural,
         controls=chosen.controls, control_kinds=chosen.control_kinds(),
-        pictures=pictures_of(request.references, [*asked.values()], target.image_size),
+        pictures=pictures_of(run, request.references, [*asked.values()], target.image_size),
         clip=load_clip(request.clip, request.clip_pretrained, device=target.device) if request.clip else None,
         notes=_notes(request, works, heldout, known.natural, chosen.note),
     )  # fmt: skip

@@ -6,7 +6,7 @@ import torch
 from amnestic.attacks.evaluation import compared, encoded, slopes, token_slopes
 from amnestic.attacks.gcg_prompt import GcgPrompt, best_words
 from amnestic.attacks.hard_prompt import HardPrompt, nearest
-from amnestic.attacks.losses import denoising_loss, draw_rows
+from amnestic.attacks.losses import draw_rows, known_image_loss
 from amnestic.attacks.null_text import NullText
 from amnestic.attacks.prompt_search import survives
 from amnestic.attacks.random_embeddings import RandomEmbeddings
@@ -57,7 +57,7 @@ class TestEvaluation:
             for candidate in range(3):
                 one = cond[goal, candidate].expand(3, -1, -1)
                 with torch.no_grad():
-                    expected = denoising_loss(target, rows[goal], one, weighting="epsilon").mean()
+                    expected = known_image_loss(target, rows[goal], one, weighting="epsilon").mean()
                 torch.testing.assert_close(found[goal, candidate], expected)
 
     def test_slopes_are_gradients_of_the_mean_loss(self, target):
@@ -65,7 +65,7 @@ class TestEvaluation:
         loss, slope = slopes(target, cond, rows, weighting="v", batch_size=4, precision=torch.float32)
         for goal in range(2):
             point = cond[goal].clone().requires_grad_()
-            mean = denoising_loss(target, rows[goal], point.expand(3, -1, -1), weighting="v").mean()
+            mean = known_image_loss(target, rows[goal], point.expand(3, -1, -1), weighting="v").mean()
             (expected,) = torch.autograd.grad(mean, point)
             torch.testing.assert_close(loss[goal], mean.detach())
             torch.testing.assert_close(slope[goal], expected, rtol=1e-4, atol=1e-9)
@@ -77,7 +77,7 @@ class TestEvaluation:
         for goal in range(2):
             point = embeddings[goal : goal + 1].clone().requires_grad_()
             cond = target.encode_tokens(ids[goal : goal + 1], point).expand(3, -1, -1)
-            mean = denoising_loss(target, rows[goal], cond, weighting="epsilon").mean()
+            mean = known_image_loss(target, rows[goal], cond, weighting="epsilon").mean()
             (expected,) = torch.autograd.grad(mean, point)
             torch.testing.assert_close(loss[goal], mean.detach())
             torch.testing.assert_close(slope[goal], expected[0], rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
@@ -210,7 +210,7 @@ class TestHardPrompt:
             point = known.embeddings[ids][None].clone().requires_grad_()
             rows = draw_rows(target, goal.original, 3, names=("hard-prompt", goal.id, "0/0"), seed=3)
             cond = target.encode_tokens(ids[None], point).expand(3, -1, -1)
-            loss = denoising_loss(target, rows, cond, weighting="epsilon").mean()
+            loss = known_image_loss(target, rows, cond, weighting="epsilon").mean()
             (slope,) = torch.autograd.grad(loss, point)
             soft, slope = point.detach()[0, at], slope[0, at]
             moved = soft * (1 - 0.1 * 0.1) - 0.1 * slope / (slope.abs() + 1e-8)

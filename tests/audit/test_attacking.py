@@ -21,6 +21,7 @@ from amnestic.model.sscd import small_network
 from amnestic.model.target import PipelineTarget
 from amnestic.stages import AttackRequest, attacking
 from amnestic.stages.attack_bench import Bench
+from amnestic.stages.attacking import arm_of
 from amnestic.testbed.sscd_mini import export_sscd
 
 
@@ -72,6 +73,15 @@ class TestArms:
         rows = {(r["prompt_id"], r["seed"]): r["sscd_paired"] for r in Run.open(asked.run).read_table("matches")}
         plain = torch.tensor([[rows[name, seed] for seed in (0, 1)] for name in found.data["goals"]])
         assert torch.allclose(found.tensors["scores"][:, 0, 0], plain.float(), atol=2e-4)
+
+    def test_before_is_the_own_prompt_wherever_the_search_starts(self, asked):
+        elsewhere = replace(asked, options={**asked.options, "start": "noise"})
+        own, other = (arm(one, stages.attack(one)) for one in (asked, elsewhere))
+        assert "plain" not in own.tensors
+        torch.testing.assert_close(other.tensors["plain"], own.tensors["scores"][:, 0, 0], atol=1e-5, rtol=0)
+        expected = other.tensors["plain"].double().amax(1)
+        assert torch.equal(arm_of(other, 0.7).before, expected)
+        assert not torch.equal(other.tensors["scores"][:, 0, 0].double().amax(1), expected)
 
     def test_equal_models_give_equal_arms(self, asked, tiny_pipeline):
         record = stages.attack(replace(asked, twin=str(tiny_pipeline)))
@@ -166,6 +176,27 @@ class TestRefusals:
         (asked.references / "w1.png").unlink()
         with pytest.raises(InputError, match=r"w1\.png"):
             stages.attack(asked)
+
+    def test_originals_are_the_files_that_the_audit_read(self, asked, audited):
+        file = sorted(audited.references.glob("*.png"))[0]
+        Image.open(file).convert("L").save(file)
+        with pytest.raises(InputError, match=rf"missing, unreadable or changed, the first is {file.name}"):
+            stages.attack(asked)
+
+    def test_originals_count_from_a_folder_above_as_in_an_audit(self, request_of, tmp_path):
+        with request_of.prompts.open(newline="") as file:
+            rows = [row | {"image": f"{request_of.references.name}/{row['image']}"} for row in csv.DictReader(file)]
+        above = request_of.references.with_name("above.csv")
+        with above.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        stages.audit(replace(request_of, prompts=above))
+        asked = AttackRequest(
+            run=request_of.out, references=request_of.references, options={"steps": 1, "draws": 1}, keep=(1,),
+            device="cpu", random=False, descriptor="sscd-mini", sscd_weights=request_of.sscd_weights,
+        )  # fmt: skip
+        assert stages.attack(asked) is not None
 
     def test_another_descriptor_is_refused(self, asked, tmp_path):
         with seeded_init(1, "another sscd"):

@@ -13,6 +13,7 @@ import torch
 
 from amnestic.attacks.dori import Dori
 from amnestic.core.attacks import Goal
+from amnestic.core.denoising import denoising_loss
 from amnestic.core.errors import InputError, NotFinite, StoreError
 from amnestic.core.finetuning import FineTuning, Lesson, Losses, Pair, Part
 from amnestic.core.records import Prompt
@@ -22,7 +23,7 @@ from amnestic.mitigations.finetune.adversarial_without_embeddings import Adversa
 from amnestic.mitigations.finetune.checkpoint import FILE
 from amnestic.mitigations.finetune.gradients import Gradients
 from amnestic.mitigations.finetune.loop import finetune
-from amnestic.mitigations.finetune.losses import denoising_loss, noised_rows
+from amnestic.mitigations.finetune.losses import noised_rows
 from amnestic.model.target import PipelineTarget
 from amnestic.model.trainee import TrainedCopy, changed
 

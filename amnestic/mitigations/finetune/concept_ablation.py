@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from amnestic.core.denoising import denoising_loss
 from amnestic.core.errors import InputError
 from amnestic.core.finetuning import Lesson, Losses, Part, Trainee
 from amnestic.core.registry import register
 from amnestic.core.target import Target
 from amnestic.mitigations.finetune.errors import Weighted, drawn_index, one_of, said
-from amnestic.mitigations.finetune.losses import denoising_loss, noised_rows
+from amnestic.mitigations.finetune.losses import noised_rows
 
 KINDS = ("model-based", "noise-based")
 ANCHORS = ("nearest", "drawn", "empty")

@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from amnestic.core.denoising import WEIGHTINGS, NoisedRows, denoising_loss
 from amnestic.core.finetuning import FineTuning, Lesson, Part, Trainee
 from amnestic.core.target import Target
-from amnestic.mitigations.finetune.losses import WEIGHTINGS, NoisedRows, denoising_loss, noised_rows
+from amnestic.mitigations.finetune.losses import noised_rows
 
 
 @dataclass(frozen=True, kw_only=True)

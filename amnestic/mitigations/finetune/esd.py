@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from amnestic.core.denoising import NoisedRows, denoising_loss
 from amnestic.core.finetuning import Lesson, Losses, Part, Trainee
 from amnestic.core.target import Target
 from amnestic.mitigations.finetune.errors import Weighted, levels, said
-from amnestic.mitigations.finetune.losses import NoisedRows, denoising_loss
 
 LATENTS = ("trainee", "frozen", "noised")
 

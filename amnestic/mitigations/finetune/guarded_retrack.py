@@ -10,13 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from amnestic.core.attacks import Goal
+from amnestic.core.denoising import NoisedRows, denoising_loss
 from amnestic.core.errors import InputError
 from amnestic.core.finetuning import Lesson, Losses, Part, Trainee
 from amnestic.core.registry import register
 from amnestic.core.seeds import generator
 from amnestic.core.target import Target
 from amnestic.mitigations.finetune.errors import Weighted, drawn_index, levels, one_of, said
-from amnestic.mitigations.finetune.losses import NoisedRows, denoising_loss
 from amnestic.mitigations.finetune.neighbours import redirected
 from amnestic.mitigations.finetune.pool import KINDS, drawn_conditions, drawn_kind, first_points, natural_unit, searched
 from amnestic.mitigations.finetune.salience import added, gradients, salient_rows

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from amnestic.core.denoising import NoisedRows, denoising_loss, weight_of
 from amnestic.core.finetuning import Lesson, Losses, Part, Trainee
 from amnestic.core.registry import register
 from amnestic.core.target import Target
 from amnestic.mitigations.finetune.errors import Weighted, said
-from amnestic.mitigations.finetune.losses import NoisedRows, denoising_loss, weight_of
 
 
 @register

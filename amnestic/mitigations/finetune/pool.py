@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from amnestic.core.denoising import NoisedRows, denoising_loss
 from amnestic.core.finetuning import Lesson, Part, Trainee
 from amnestic.core.seeds import generator
 from amnestic.core.target import Target
 from amnestic.mitigations.finetune.errors import drawn_index
-from amnestic.mitigations.finetune.losses import NoisedRows, denoising_loss
 
 KINDS = ("prompt", "adversarial", "near", "noise", "other", "empty")
 STARTS = ("prompt", "noise", "other")

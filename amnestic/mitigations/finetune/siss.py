@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from amnestic.core.denoising import weight_of
 from amnestic.core.finetuning import Lesson, Losses, Part, Trainee
 from amnestic.core.registry import register
 from amnestic.core.target import Target
 from amnestic.mitigations.finetune.errors import Weighted, direction, one_of
-from amnestic.mitigations.finetune.losses import weight_of
 
 TIMES = ("full", "last")
 
