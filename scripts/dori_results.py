@@ -21,6 +21,7 @@ from amnestic.core.store import Record, Run, write_json
 from amnestic.measures.recovery import mean_over_works, recovery_curve, share_above
 from amnestic.stages import AttackRequest, FinetuneRequest, LocalityRequest, LocateRequest, PruneRequest
 from amnestic.stages.attacking import arm_of
+from amnestic.stages.surrogates import Wanted
 from amnestic.testbed.bundled import Testbed, bundled, open_testbed
 
 T = TypeVar("T")
@@ -57,8 +58,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "adversarial": SCHEDULE | {"steps": 100, "forget_rows": 24, "retain_rows": 48, "refresh_in": "steps",
                                "refresh_every": 20},
     "adversarial-without-embeddings": SCHEDULE | {"steps": 100, "forget_rows": 24, "retain_rows": 48},
-    "guarded-retrack": SCHEDULE | {"steps": 80, "forget_rows": 24, "retain_rows": 16, "retain_weight": 4.0,
-                                   "refreshes": 4, "inner_steps": 4},
+    "guarded-retrack": SCHEDULE | {"learning_rate": 2e-3, "steps": 80, "forget_rows": 24, "retain_rows": 8,
+                                   "retain_weight": 8.0, "refreshes": 4, "inner_steps": 4, "share_prompt": 0.2,
+                                   "share_adversarial": 0.7, "share_near": 0.1, "share_noise": 0.0,
+                                   "share_other": 0.0, "share_empty": 0.0},
     "retrack": BASELINE | {"learning_rate": 1e-3},
     "siss": BASELINE | {"learning_rate": 3e-4, "retain_rows": 0, "forget_share": 0.1, "timesteps": "full"},
     "concept-ablation": BASELINE | {"learning_rate": 5e-4},
@@ -68,6 +71,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "retain-only": BASELINE | {"learning_rate": 1e-3},
 }  # fmt: skip
 """On the testbed, whose U-Net is a hundredth of Stable Diffusion's and takes larger steps; see ``docs/adr/``."""
+SURROGATES = {"guarded-retrack": Wanted(n=3)}
+"""Drawing surrogates costs passes as well, and its targets need few."""
 NEMO = ("nemo", {"similarity": "ssim", "refine": "grouped"})
 
 
@@ -144,7 +149,8 @@ class Study:
                 row |= {"model": drawn, "attacks": {}}
             for attack in ("dori", *model.attacks):
                 if attack not in row["attacks"] and (not self.attacks or attack in self.attacks):
-                    row["attacks"][attack] = self.attacked(run, attack)
+                    few = attack in RIVALS or (attack == "auto-dori" and model.name in ("original", "twin"))
+                    row["attacks"][attack] = self.attacked(run, attack, RIVAL_WORKS if few else None)
                     write()
             print(f"{model.name}: {time.monotonic() - started:.0f} s", flush=True)
 
@@ -181,7 +187,8 @@ class Study:
         return FinetuneRequest(
             run=self.request.out, out=out, references=self.testbed.folder, method=method, options=options,
             selection=self.works, surrogates_from=str(surrogates), leave_out_copies=False,
-            retain=self._pairs("retain", RETAIN_FROM), work=self.folder / "work" / slug(method),
+            retain=self._pairs("retain", RETAIN_FROM), surrogates=SURROGATES.get(method, Wanted()),
+            work=self.folder / "work" / slug(method),
         )  # fmt: skip
 
     def _pairs(self, name: str, start: int, n: int | None = None) -> Path:
@@ -207,15 +214,14 @@ class Study:
         row |= utility(summary["before_after"])
         return run
 
-    def attacked(self, run: Path, attack: str) -> dict[str, Any]:
-        """One attack on one model: works and held-out works."""
-        rival = attack in RIVALS
+    def attacked(self, run: Path, attack: str, limit: int | None) -> dict[str, Any]:
+        """One attack on one model: works and held-out works, at most so many of each."""
         record = there(
             stages.attack(
                 AttackRequest(
                     run=run, references=self.testbed.folder, method=attack,
-                    selection=replace(self.works, limit=RIVAL_WORKS if rival else None), random=False, keep=KEEP,
-                    n_seeds=2 if rival else None,
+                    selection=replace(self.works, limit=limit), random=False,
+                    keep=KEEP if attack == "dori" else (0, 50), n_seeds=2 if attack in RIVALS else None,
                 )
             )
         )  # fmt: skip

@@ -66,6 +66,11 @@ class Sampling:
     height: int | None = None
     width: int | None = None
 
+    @property
+    def rows_per_image(self) -> int:
+        """Rows through the U-Net that an image costs: one a step, and another with guidance."""
+        return self.num_inference_steps * (2 if self.guidance_scale > 1 else 1)
+
 
 class Keep(StrEnum):
     """What a run keeps of each image it draws: the image, the latent it is decoded from, or both."""
@@ -73,6 +78,21 @@ class Keep(StrEnum):
     IMAGES = "images"
     LATENTS = "latents"
     BOTH = "both"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """A LoRA that was put into a model's weights.
+
+    Attributes:
+        name: File or hub id, as it was given.
+        scale: How strongly.
+        sha256: Hash of its file.
+    """
+
+    name: str
+    scale: float
+    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +105,9 @@ class TargetId:
         revision: Hub revision, or empty.
         variant: Weight variant such as ``fp16``, or empty.
         dtype: Precision that computes.
-        digest: Hash over all weights and configs.
+        digest: Hash over all weights and configs, adapters included.
+        config: Folder with the settings of a checkpoint in one file, or empty.
+        adapters: LoRAs that are in the weights, in order.
     """
 
     name: str
@@ -94,6 +116,8 @@ class TargetId:
     variant: str = ""
     dtype: str = "float32"
     digest: str = ""
+    config: str = ""
+    adapters: tuple[Adapter, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -146,7 +146,7 @@ class Bench:
         data = {
             "goals": [g.id for g in goals], "works": [g.prompt.work or g.id for g in goals], "steps": list(found.steps),
             "stopped": [list(row) for row in found.stopped], "flags": list(found.flags),
-            "images_looked_at": sum(looked),
+            "images_looked_at": sum(looked), "rows_looked_at": sum(looked) * self.sampling.rows_per_image,
             "seconds": {"search": searched, "score": time.monotonic() - started - searched},
             "natural_distance": natural_distance(target, self.natural) if len(self.natural) > 1 else None,
             "seeds": list(self.seeds), "threshold": self.threshold, "model": target.ident.digest,
@@ -219,7 +219,8 @@ def _joined_data(parts: Sequence[Record]) -> dict[str, Any]:
     for name in ("stopped", "texts"):
         if first[name] is not None:
             first[name] = [[one for p in parts for one in p.data[name][k]] for k in range(len(first[name]))]
-    first["images_looked_at"] = sum(p.data["images_looked_at"] for p in parts)
+    for name in ("images_looked_at", "rows_looked_at"):
+        first[name] = sum(p.data[name] for p in parts)
     first["seconds"] = {k: round(sum(p.data["seconds"][k] for p in parts), 1) for k in first["seconds"]}
     return plain(first)  # type: ignore[no-any-return]
 

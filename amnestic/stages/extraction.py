@@ -11,12 +11,13 @@ from torch import Tensor
 
 from amnestic.attacks.extraction import Candidate, CliqueExtraction, extraction_outcome
 from amnestic.core.errors import InputError
-from amnestic.core.records import MethodSpec, Unit, digest, plain
+from amnestic.core.records import MethodSpec, Sampling, Unit, digest, plain
 from amnestic.core.store import Record, Run
 from amnestic.parallel import team
 from amnestic.sources.images import open_image
 from amnestic.stages.inputs import Progress, silent
 from amnestic.stages.scores import described, scored, threshold_of
+from amnestic.stages.sealing import seal_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,7 @@ def _extract(folder: Path, method: CliqueExtraction, progress: Progress) -> Reco
     parents = (run.manifest()["digest"], scored(run).id, digest(judge.works))
     record = run.load("extract", made_by, parents)
     if record is not None:
+        seal_run(run)
         return record
     started, settings = time.monotonic(), run.manifest()["settings"]
     prompts = list(dict.fromkeys(row["prompt_id"] for row in run.read_table("samples")))
@@ -75,15 +77,15 @@ def _extract(folder: Path, method: CliqueExtraction, progress: Progress) -> Reco
     outcome = extraction_outcome(
         candidates, similarity, works=judge.works, own=judge.own, threshold=judge.threshold
     )  # fmt: skip
-    guided = 1 + (settings["sampling"]["guidance_scale"] > 1)
     data = plain(outcome) | {
         "prompts": len(prompts), "seeds": len(settings["seeds"]), "works": len(judge.works),
-        "passes": outcome.images * settings["sampling"]["num_inference_steps"] * guided,
+        "passes": outcome.images * Sampling(**settings["sampling"]).rows_per_image,
         "claims": {name: plain(c) for name, c in candidates.items() if c.extracted},
         "seconds": round(time.monotonic() - started, 1),
     }  # fmt: skip
     record = Record(stage="extract", made_by=made_by, parents=parents, data=data, tensors={})
     run.save(record)
+    seal_run(run)
     return record
 
 

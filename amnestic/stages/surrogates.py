@@ -78,7 +78,7 @@ def surrogates(
     data = {
         "works": [p.work for p in prompts], "copies": [p.id for p in prompts if not kept[p.id]],
         "kept": {name: len(some) for name, some in kept.items()}, "scores": scores, "model": source.ident.digest,
-        "passes": sum(map(len, scores.values())) * how.num_inference_steps * (2 if how.guidance_scale > 1 else 1),
+        "passes": sum(map(len, scores.values())) * how.rows_per_image,
     }  # fmt: skip
     tensors = {name: torch.stack(some) for name, some in kept.items() if some}
     record = Record(stage="surrogates", made_by=made_by, parents=parents, data=data, tensors=tensors)

@@ -161,6 +161,7 @@ class TestArms:
         assert scoring < set(asked_of)
         assert all(min(seeds) >= STOPPING_SEEDS for seeds in set(asked_of) - scoring)
         assert found.data["images_looked_at"] == 8
+        assert found.data["rows_looked_at"] == 8 * audited.sampling.rows_per_image
 
     def test_another_threshold_is_another_verdict(self, audited, asked):
         strict = stages.attack(asked)
