@@ -18,13 +18,14 @@ class AuditRequest:
     """Everything a person asks of an audit.
 
     Attributes:
-        model: Hub id or diffusers folder.
-        prompts: Prompt list.
+        model: Hub id, diffusers folder, or checkpoint in one file.
+        prompts: Prompt list, or a folder as `datasets` lays out images with captions.
         references: Folder of originals.
         out: Run folder.
         n_seeds: Seeds 0 to n-1 for every prompt.
         sampling: Sampling settings.
-        revision, variant, dtype, device, allow_pickle: How the model is loaded.
+        revision, variant, dtype, device, allow_pickle, config: How the model is loaded.
+        lora: Adapters that are put into its weights, each a file or hub id, ``:SCALE`` behind it or not.
         descriptor, sscd_weights, preprocessing, allow_torchscript: Which SSCD.
         threshold: Overrides the descriptor's own.
         clip, clip_pretrained: open_clip model, or `None` to leave CLIP out.
@@ -50,6 +51,8 @@ class AuditRequest:
     dtype: str | None = None
     device: str = "auto"
     allow_pickle: bool = False
+    config: Path | None = None
+    lora: tuple[str, ...] = ()
     descriptor: str = "auto"
     sscd_weights: Path | None = None
     preprocessing: str | None = None
@@ -109,14 +112,26 @@ class AuditRequest:
             "--clip-pretrained": self.clip_pretrained, "--max-leak-rate": self.max_leak_rate,
             "--revision": self.revision, "--variant": self.variant, "--dtype": self.dtype,
             "--limit": self.limit_prompts, "--before": self.before, "--twin": self.twin,
-            "--real-images": self.real_images,
+            "--real-images": self.real_images, "--model-config": self.config,
         }  # fmt: skip
         found: list[object] = [word for pair in named.items() if pair[1] is not None for word in pair]
+        found += [word for one in self.lora for word in ("--lora", one)]
         for name in ("device", "batch_size", "keep"):
             if getattr(self, name) != usual[name]:
                 found += [f"--{name.replace('_', '-')}", getattr(self, name)]
         found += ["--allow-torchscript"] * self.allow_torchscript + ["--allow-pickle"] * self.allow_pickle
         return found
+
+
+def references_for(prompts: Path, references: Path | None) -> Path:
+    """The folder of originals: the one given, else a folder that holds captions and images both.
+
+    Raises:
+        InputError: If none is given and the prompts are a list alone.
+    """
+    if references is None and not prompts.is_dir():
+        raise InputError(f"{prompts} holds no images; give the folder of originals with --references")
+    return prompts if references is None else references
 
 
 def descriptor_beside(model: str, before: Path | None = None) -> Path | None:

@@ -1,38 +1,42 @@
 """Turns a hub id or a folder into a diffusers pipeline, refusing what would run code."""
 
-import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
-from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError
-from transformers.utils import logging as transformers_logging
 
-from amnestic.core.errors import InputError, UnsupportedModel
-from amnestic.model.families import PICKLED, check_family, read_index, refuse_foreign_code, refuse_pickle
+from amnestic.core.errors import InputError
+from amnestic.model.families import check_family, read_index, refuse_foreign_code, refuse_pickle
+from amnestic.model.quiet import quiet
+from amnestic.model.single_file import is_single_file, load_single_file
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 FEWEST_TOKENS = 256  # one for each byte
 
 
 def load_pipeline(
-    model: str, *, revision: str | None, variant: str | None, dtype: torch.dtype, allow_pickle: bool
+    model: str,
+    *,
+    revision: str | None,
+    variant: str | None,
+    dtype: torch.dtype,
+    allow_pickle: bool,
+    config: Path | None = None,
 ) -> StableDiffusionPipeline:
     """Load a pipeline after its family and weight format have been checked.
 
     Args:
-        model: Hub id or local folder.
+        model: Hub id, local folder, or checkpoint in one file.
         revision: Hub revision (branch, tag or commit).
         variant: Weight variant such as ``fp16``.
         dtype: Precision to compute in.
         allow_pickle: Whether weights that must be unpickled may be loaded.
+        config: Diffusers folder with the settings of a checkpoint in one file.
 
     Returns:
         The pipeline without safety checker, so that the audit sees what the weights produce.
@@ -41,16 +45,20 @@ def load_pipeline(
         InputError: If the model cannot be found or read.
         UnsupportedModel: If its family or weight format is refused.
     """
+    if is_single_file(model):
+        pipeline = load_single_file(model, config=config, dtype=dtype, allow_pickle=allow_pickle)
+        _check_tokenizer(model, pipeline)
+        return pipeline
+    if config is not None:
+        raise InputError(f"--model-config is for a checkpoint in one file, but {model} is none; leave it out")
     folder = Path(model).expanduser()
-    if folder.is_file() or (folder.suffix in (*PICKLED, ".safetensors") and not folder.is_dir()):
-        raise UnsupportedModel(f"expected a diffusers folder or hub id, got the single file {model}; convert it first")
     index = read_index(folder) if folder.is_dir() else _hub_index(model, revision)
     check_family(index)
     refuse_foreign_code(index)
     if folder.is_dir() and not allow_pickle:
         refuse_pickle(folder, index)
     try:
-        with _quiet():
+        with quiet():
             pipeline = StableDiffusionPipeline.from_pretrained(
                 str(folder) if folder.is_dir() else model,
                 revision=revision,
@@ -76,22 +84,6 @@ def _check_tokenizer(model: str, pipeline: StableDiffusionPipeline) -> None:
             f"expected a tokenizer of {FEWEST_TOKENS} to {n_embedded} tokens in {model}, got {n_known}; "
             "restore the files of its tokenizer"
         )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Neither progress bars nor remarks about configs while weights are read; afterwards as before."""
-    logger = logging.getLogger("diffusers")
-    level, bars = logger.level, [m for m in (diffusers_logging, transformers_logging) if m.is_progress_bar_enabled()]
-    logger.setLevel(logging.ERROR)
-    for module in bars:
-        module.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        for module in bars:
-            module.enable_progress_bar()
 
 
 def _hub_index(model: str, revision: str | None) -> dict[str, Any]:

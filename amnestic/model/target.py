@@ -27,11 +27,13 @@ from amnestic.core.seeds import generator
 from amnestic.core.tape import Keep, Tape
 from amnestic.core.target import Vocabulary
 from amnestic.core.units import Site, Units
+from amnestic.model.adapters import fuse_adapters
 from amnestic.model.digests import WEIGHTS, digest_of, index_of
 from amnestic.model.edits import edited, require_fit, scaling, touched
 from amnestic.model.families import check_family
 from amnestic.model.loading import DTYPES, load_pipeline
 from amnestic.model.pictures import decode, latents_of, pixels
+from amnestic.model.quiet import quiet
 from amnestic.model.scheduling import require_drawable, with_scheduler
 from amnestic.model.sites import layer, sites
 from amnestic.model.taps import attributed, masked, record
@@ -60,17 +62,21 @@ class PipelineTarget:
         dtype: str | None = None,
         device: str | torch.device = "cpu",
         allow_pickle: bool = False,
+        config: str | Path | None = None,
+        lora: Sequence[str] = (),
     ) -> "PipelineTarget":
         """Load a model from the hub, a folder, or take a live pipeline.
 
         Args:
-            model: Hub id, local diffusers folder, or a live pipeline; a live one is cast, moved and
-                put into evaluation mode and frozen itself, not copied.
+            model: Hub id, local diffusers folder, checkpoint in one file, or a live pipeline; a live one is cast,
+                moved and put into evaluation mode and frozen itself, not copied.
             revision: Hub revision.
             variant: Weight variant such as ``fp16``.
             dtype: ``float32``, ``float16`` or ``bfloat16``; default float32 on CPU, else float16.
             device: Where to compute.
             allow_pickle: Load weights that must be unpickled, which can run code.
+            config: Diffusers folder with the settings of a checkpoint in one file.
+            lora: Adapters that are put into the weights, each a file or hub id, ``:SCALE`` behind it or not.
 
         Returns:
             The target on `device`, in evaluation mode.
@@ -85,11 +91,13 @@ class PipelineTarget:
             raise InputError(f"expected a dtype of {', '.join(DTYPES)}, got {chosen}{did_you_mean(chosen, DTYPES)}")
         if isinstance(model, (str, Path)):
             pipeline = load_pipeline(
-                str(model), revision=revision, variant=variant, dtype=DTYPES[chosen], allow_pickle=allow_pickle
-            )
+                str(model), revision=revision, variant=variant, dtype=DTYPES[chosen], allow_pickle=allow_pickle,
+                config=Path(config) if config else None,
+            )  # fmt: skip
         else:
             check_family(index_of(model))
             pipeline = model.to(dtype=DTYPES[chosen])
+        adapters = fuse_adapters(pipeline, lora)
         for part in WEIGHTS:
             getattr(pipeline, part).eval().requires_grad_(False)  # gradients flow to inputs, not to weights
         ident = TargetId(
@@ -99,6 +107,8 @@ class PipelineTarget:
             variant=variant or "",
             dtype=chosen,
             digest=digest_of(pipeline),
+            config=str(config or ""),
+            adapters=adapters,
         )
         pipeline.to(device)
         pipeline.set_progress_bar_config(disable=True)
@@ -300,7 +310,8 @@ class PipelineTarget:
 
         What the configs tell of where the model lay on this machine is left out.
         """
-        self.pipeline.save_pretrained(folder, safe_serialization=True)
+        with quiet():
+            self.pipeline.save_pretrained(folder, safe_serialization=True)
         for file in folder.rglob("*.json"):
             content = json.loads(file.read_text())
             if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:

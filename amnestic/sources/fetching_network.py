@@ -151,9 +151,8 @@ class GuardedBackend(httpcore2.NetworkBackend):
     def _allowed(self, host: str, addresses: Sequence[str]) -> list[str]:
         allowed = [a for a in addresses if is_public(a) or (self._allow_private and _is_private_host(a))]
         if addresses and not allowed:
-            raise FetchProblem(
-                "refused", f"{host} is {addresses[0]}, which is no public address; --allow-private allows private ones"
-            )
+            who = host if host == addresses[0] else f"{host}, which stands for {addresses[0]},"
+            raise FetchProblem("refused", f"{who} is no public address; --allow-private allows private ones")
         return allowed
 
     def _looked_up(self, host: str, port: int, seconds: float) -> Sequence[str]:

@@ -73,7 +73,7 @@ def _listed(folder: Path, file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]
         place = f"{here}, row {number}"
         caption, name = caption_column(list(row), file), row.get("file_name")
         if not name or not isinstance(name, str):
-            raise InputError(f"{folder}, {place}: no file_name; name the picture of every caption")
+            raise InputError(f"{folder}, {place} names no file; give the picture of every caption as file_name")
         found = _kept(row) | {"prompt": row[caption], "image": str(here.parent / name)}
         if row.get("mask"):
             found["mask"] = str(here.parent / str(row["mask"]))

@@ -21,7 +21,8 @@ ALL = AuditRequest(
     revision="main", variant="fp16", dtype="bfloat16", device="cpu", allow_pickle=True, descriptor="sscd",
     sscd_weights=Path("sscd.pt"), preprocessing="native", allow_torchscript=True, threshold=0.6, clip="ViT-B-32",
     clip_pretrained="openai", batch_size=3, keep=Keep.LATENTS, limit_prompts=5, max_leak_rate=0.05,
-    before=Path("before"), twin=Path("twin"), real_images=Path("real"),
+    before=Path("before"), twin=Path("twin"), real_images=Path("real"), config=Path("settings"),
+    lora=("style.safetensors:0.5", "owner/name"),
 )  # fmt: skip
 
 
@@ -31,7 +32,7 @@ def asked(monkeypatch):
 
     def of(words):
         found = []
-        monkeypatch.setattr(cli, "_finish", found.append)
+        monkeypatch.setattr(stages, "audit", lambda request, **_how: found.append(request))
         monkeypatch.setattr(stages, "demo", lambda request, _testbed, **_how: found.append(request) or [])
         cli.app(words, standalone_mode=False)
         return found[0]

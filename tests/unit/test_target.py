@@ -360,10 +360,17 @@ class TestRefusals:
         with pytest.raises(InputError, match="neither a local folder nor in the hub cache"):
             PipelineTarget.load("nobody-by-this-name/no-model")
 
-    @pytest.mark.parametrize("name", ["model.ckpt", "model.safetensors", "model.zip"])
-    def test_a_single_file(self, tmp_path, name):
+    @pytest.mark.parametrize(
+        ("name", "error", "sentence"),
+        [
+            ("model.ckpt", UnsupportedModel, "a pickled checkpoint, which can run code"),
+            ("model.safetensors", InputError, "not a readable safetensors file"),
+            ("model.zip", UnsupportedModel, r"or a \.safetensors checkpoint"),
+        ],
+    )
+    def test_a_single_file(self, tmp_path, name, error, sentence):
         (tmp_path / name).write_bytes(b"")
-        with pytest.raises(UnsupportedModel, match="got the single file"):
+        with pytest.raises(error, match=sentence):
             PipelineTarget.load(str(tmp_path / name))
 
     def test_a_folder_without_an_index(self, tmp_path):
