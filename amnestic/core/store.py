@@ -9,23 +9,23 @@ RUN/
 ├── images/PROMPT/           SEED.png, SEED.safetensors (the latent) or both
 ├── records/STAGE-DIGEST/    record.json and tensors.safetensors
 ├── summary.json
-└── report.html
+├── report.html
+└── SHA256SUMS               what was sealed; see `amnestic.core.seal`
 ```
 """
 
 import json
 import os
-import platform
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amnestic.core.errors import InputError, StoreError
+from amnestic.core.provenance import provenance
 from amnestic.core.records import SCHEMA, Keep, MethodSpec, Unit, digest, plain
 
 if TYPE_CHECKING:
@@ -46,17 +46,6 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any plain data
     """Write plain data as readable JSON, atomically; NaN and infinity, which JSON does not know, are refused."""
     text = json.dumps(plain(value), indent=2, sort_keys=False, ensure_ascii=False, allow_nan=False)
     write_atomically(path, text + "\n")
-
-
-def provenance() -> dict[str, Any]:
-    """Versions, machine and time: what a third party needs to repeat the run."""
-    packages = ("amnestic", "torch", "diffusers", "transformers", "accelerate", "open_clip_torch")
-    return {
-        "utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: version(name) for name in packages},
-    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,19 +78,28 @@ def record_id(stage: str, made_by: MethodSpec, parents: Sequence[str]) -> str:
 
 
 class Run:
-    """A run folder that refuses to mix settings."""
+    """A run folder that refuses to mix settings.
+
+    Attributes:
+        folder: Where it lies.
+        written: Names of files that it wrote, deleted or announced with `claim`, which a seal takes as they are.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Name a folder; nothing is read or written yet."""
         self.folder = folder
+        self.written = set[str]()
 
     @classmethod
-    def start(cls, folder: Path, settings: Mapping[str, Any]) -> "Run":
+    def start(
+        cls, folder: Path, settings: Mapping[str, Any], *, provenance: Callable[[], Mapping[str, Any]] = provenance
+    ) -> "Run":
         """Open a run for these settings: a new folder, or one that was made with the same.
 
         Args:
             folder: The run folder.
             settings: Everything that decides the results; not batch size, device or processes.
+            provenance: Tells what a third party needs to repeat the run, and decides nothing; asked for a new run only.
 
         Returns:
             The run, ready to continue.
@@ -115,8 +113,9 @@ class Run:
             return run
         if folder.exists() and any(folder.iterdir()):
             raise StoreError(f"{folder} is not empty and holds no run; give another --out or empty it")
-        content = {"schema": SCHEMA, "settings": wanted, "digest": digest(wanted), "provenance": provenance()}
+        content = {"schema": SCHEMA, "settings": wanted, "digest": digest(wanted), "provenance": plain(provenance())}
         write_json(run.manifest_file, content)
+        run.written.add(run.manifest_file.name)
         return run
 
     @classmethod
@@ -186,9 +185,16 @@ class Run:
 
     def missing(self, units: Iterable[Unit], keep: Keep = Keep.IMAGES) -> list[Unit]:
         """Those of the units that lack a file which is to be kept, in order."""
-        image, latent = self.image_file, self.latent_file
-        places = {Keep.IMAGES: (image,), Keep.LATENTS: (latent,), Keep.BOTH: (image, latent)}[keep]
-        return [u for u in units if not all(place(u).exists() for place in places)]
+        return [u for u in units if not all(file.exists() for file in self._files_of(u, keep))]
+
+    def _files_of(self, unit: Unit, keep: Keep) -> tuple[Path, ...]:
+        image, latent = self.image_file(unit), self.latent_file(unit)
+        return {Keep.IMAGES: (image,), Keep.LATENTS: (latent,), Keep.BOTH: (image, latent)}[keep]
+
+    def claim(self, units: Iterable[Unit], keep: Keep = Keep.IMAGES) -> None:
+        """Announce that the files which these units lack are about to be written, by this process or another."""
+        lacking = (file for unit in units for file in self._files_of(unit, keep) if not file.exists())
+        self.written |= {file.relative_to(self.folder).as_posix() for file in lacking}
 
     def count(self) -> int:
         """How many images there are, whatever was kept of them."""
@@ -204,6 +210,7 @@ class Run:
         partial = path.with_name(f".{path.name}.partial")
         parquet.write_table(pa.Table.from_pylist([dict(r) for r in rows]), partial)
         partial.replace(path)
+        self.written.add(path.name)
         return path
 
     def read_table(self, name: str) -> list[dict[str, Any]]:
@@ -225,6 +232,7 @@ class Run:
         from safetensors.torch import save as to_bytes
 
         folder = self.folder / "records" / record.id
+        self.written |= _record_files(record.id)
         tensors = {k: v.detach().cpu().contiguous() for k, v in record.tensors.items()}
         write_atomically(folder / "tensors.safetensors", to_bytes(tensors))
         write_json(
@@ -247,6 +255,7 @@ class Run:
     def drop(self, name: str) -> None:
         """Delete a record; nothing happens when there is none of this name."""
         folder = self.folder / "records" / name
+        self.written |= _record_files(name)
         (folder / "record.json").unlink(missing_ok=True)  # first, since it says that the record is whole
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -284,6 +293,10 @@ class Run:
         )  # fmt: skip
 
 
+def _record_files(record: str) -> set[str]:
+    return {f"records/{record}/{name}" for name in ("record.json", "tensors.safetensors")}
+
+
 def different(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """In what two settings differ, in words; empty when in nothing that matters.
 
@@ -294,7 +307,8 @@ def different(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     old, new = _flat(before), _flat(now)
     changed = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
     if old.get("model.digest") and old.get("model.digest") == new.get("model.digest"):
-        changed = [k for k in changed if k != "model.name"]  # the same weights, lying elsewhere
+        elsewhere = ("model.name", "model.config", "model.adapters")  # the same weights, lying or made elsewhere
+        changed = [k for k in changed if k not in elsewhere]
     return "; ".join(f"{k} was {_short(old.get(k))}, now {_short(new.get(k))}" for k in changed)
 
 

@@ -27,6 +27,7 @@ from amnestic.stages.judges import judge_of
 from amnestic.stages.locating import LocateRequest, case_of, identity, localizer_of, parents_of, selected
 from amnestic.stages.models import model_of
 from amnestic.stages.scores import described, threshold_of
+from amnestic.stages.sealing import seal_run
 
 SIZES = (1, 2, 5, 10, 20, 30, 40, 50, 60)
 BATCH = 16
@@ -82,6 +83,7 @@ def _analyze(request: AnalyzeRequest, progress: Progress) -> Record:
         record = Record(stage="sharing", made_by=made_by, parents=parents, data=data, tensors=tensors)
         run.save(record)
     write_atomically(run.folder / "subspace.html", render_subspace(record.data, record.tensors, plain(record.made_by)))
+    seal_run(run, "subspace.html")
     return record
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from amnestic.audit.request import AuditRequest
 from amnestic.audit.selection import Selection
 from amnestic.core.edit_file import HEADER
-from amnestic.core.store import Record, write_atomically
+from amnestic.core.store import Record, Run, write_atomically
 from amnestic.parallel import team
 from amnestic.stages.attacking import AttackRequest, attack
 from amnestic.stages.audit import audit
@@ -18,6 +18,7 @@ from amnestic.stages.finetuning import FinetuneRequest, finetune
 from amnestic.stages.inputs import Progress, silent
 from amnestic.stages.locating import LocateRequest, locate
 from amnestic.stages.pruning import PruneRequest, prune_here
+from amnestic.stages.sealing import seal_run
 from amnestic.stages.surrogates import Wanted
 from amnestic.testbed.bundled import Testbed
 
@@ -148,6 +149,7 @@ def _pairs(request: AuditRequest, testbed: Testbed, name: str, half: int) -> Pat
     if crew.is_main and not path.exists():
         table = parquet.read_table(testbed.folder / "base.parquet")
         parquet.write_table(table.take(list(range(half, len(table), 2))), path)
+        seal_run(Run.open(request.out), path.name)
     crew.wait()
     return path
 

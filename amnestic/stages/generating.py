@@ -25,6 +25,7 @@ def generate_stage(
     if request.keep != Keep.LATENTS:
         _decode_kept(run, target, [unit for batch in batches for unit in batch], members)
     missing = [b for b in batches if run.missing(b, request.keep)]
+    run.claim((unit for batch in missing for unit in batch), request.keep)
     members.wait()  # all processes have read the same list before one of them writes
     open_ = set(missing)
     mine, there = members.share(missing), members.share([b for b in batches if b not in open_])
@@ -47,6 +48,7 @@ def _decode_kept(run: Run, target: PipelineTarget, units: list[Unit], members: T
     """Images that are asked for and were kept as latents only need not be drawn again."""
     image = images_of(run, target)
     waiting = [unit for unit in run.missing(units) if run.latent_file(unit).exists()]
+    run.claim(waiting)
     members.wait()
     for unit in members.share(waiting):
         write_atomically(run.image_file(unit), png(image(unit)))

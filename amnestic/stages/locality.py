@@ -32,6 +32,7 @@ from amnestic.stages.inputs import Progress, silent
 from amnestic.stages.locality_rounds import prune_rounds
 from amnestic.stages.locality_study import Ends, Study, ends_of, study_of
 from amnestic.stages.scores import scored
+from amnestic.stages.sealing import seal_run
 
 METHODS: Mapping[str, Mapping[str, Any]] = {"wanda-subspace": {}, "nemo": {}}
 
@@ -129,6 +130,7 @@ def _shown(run: Run, made_by: MethodSpec, parents: Sequence[str]) -> Record:
     record = run.load("locality", made_by, parents)
     assert record is not None  # noqa: S101 - it was there, or has just been written
     write_atomically(run.folder / "locality.html", render_locality(record.data, record.tensors, plain(made_by)))
+    seal_run(run, "locality.html")
     return record
 
 

@@ -24,6 +24,7 @@ from amnestic.stages.images import images_of
 from amnestic.stages.inputs import Progress, silent
 from amnestic.stages.models import model_of
 from amnestic.stages.scores import scored, threshold_of
+from amnestic.stages.sealing import seal_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,7 @@ def _locate(request: LocateRequest, progress: Progress) -> Record:
     parents = parents_of(run, request, chosen)
     record = run.load("locate", made_by, parents)
     if record is not None:
+        seal_run(run)
         return record
     progress(f"locate with {request.method}", 0, 1)
     started = time.monotonic()
@@ -100,6 +102,7 @@ def _locate(request: LocateRequest, progress: Progress) -> Record:
     record = Record(stage="locate", made_by=made_by, parents=parents, data=data | told, tensors=tensors)
     run.save(record)
     run.event("located", record=record.id, outcome=data["outcome"])
+    seal_run(run)
     progress(f"locate with {request.method}", 1, 1)
     return record
 

@@ -22,6 +22,7 @@ from amnestic.stages.inputs import Progress, silent
 from amnestic.stages.locating import units_of
 from amnestic.stages.models import model_of
 from amnestic.stages.scores import scored
+from amnestic.stages.sealing import seal_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,7 @@ def prune_here(request: PruneRequest, progress: Progress) -> dict[str, Any]:
     name = f"edit-{digest(plain(method.spec()), record.id, record.data['model'])[:12]}"
     header = read_header(request.out)
     if header is not None and header["edit"] == name and edit_path(run, name).is_file():
+        seal_run(run)
         return load_edit(edit_path(run, name))[1]
     require_free(request.out)
     target = model_of(run, model=request.model, device=request.device, allow_pickle=request.allow_pickle)
@@ -93,6 +95,7 @@ def prune_here(request: PruneRequest, progress: Progress) -> dict[str, Any]:
         save_edit(edit_path(run, name), edit, about)
         write_model(after, request.out, _header(edit, about))
     run.event("pruned", edit=name, record=record.id, method=edit.made_by.name, weights=len(edit))
+    seal_run(run, edit_path(run, name).relative_to(run.folder).as_posix())
     progress("write the edited model", 1, 1)
     return about
 

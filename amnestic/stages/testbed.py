@@ -21,6 +21,7 @@ from amnestic.stages.images import images_of
 from amnestic.stages.inputs import Inputs, Progress, generation_settings, read_inputs, silent, usable_with
 from amnestic.stages.judges import load_judges
 from amnestic.stages.scoring import score_stage
+from amnestic.stages.sealing import seal_run
 from amnestic.testbed.agreement import agreement
 from amnestic.testbed.bundled import open_testbed
 from amnestic.testbed.contract import caption_auc, contract, contract_of_descriptor, contract_of_plain_call
@@ -105,6 +106,7 @@ def _drawn_plainly(request: AuditRequest, progress: Progress) -> Scored:
     images = images_of(run, target)
     sscd, _, _ = embed_stage(run, request, inputs, judges, images, progress)
     summary = score_stage(run, request, inputs, target.ident, images, sscd, None, None)
+    seal_run(run, "references.json")
     return summary, run.read_table("matches")
 
 
