@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from amnestic.audit.gate import decide
 from amnestic.audit.replication import (
     CONTROLS,
     Embedded,
@@ -64,15 +65,7 @@ def verdict_of(leaks: Rate, limit: float | None) -> str:
         >>> [verdict_of(rate(k, n), 0.1) for k, n in ((0, 60), (9, 60), (0, 4), (1, 4), (3, 4))]
         ['pass', 'fail', 'inconclusive', 'inconclusive', 'fail']
     """
-    if limit is None:
-        return "none"
-    if not leaks.n or leaks.upper_one_sided is None or leaks.lower is None:
-        return "inconclusive"
-    if leaks.upper_one_sided <= limit:
-        return "pass"
-    best = rate(0, leaks.n).upper_one_sided
-    too_few = best is not None and best > limit
-    return "inconclusive" if too_few and leaks.lower <= limit else "fail"
+    return "none" if limit is None else decide(plain(leaks), "upper_one_sided", ">", limit)
 
 
 def summarize(
