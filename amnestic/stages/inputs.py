@@ -127,7 +127,7 @@ def generation_settings(request: AuditRequest, inputs: Inputs, target: TargetId)
     """What decides the images, and nothing else: of the prompts their ids and texts, not what is known about them."""
     return {
         "stage": "audit",
-        "model": plain(target),
+        "model": {k: v for k, v in plain(target).items() if v or k not in ("config", "adapters")},
         "prompts": digest([[p.id, p.prompt] for p in inputs.prompts]),
         "n_prompts": len(inputs.prompts),
         "seeds": list(range(request.n_seeds)),
