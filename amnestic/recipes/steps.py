@@ -107,6 +107,7 @@ def _audit(request: Any) -> None:  # noqa: ANN401 - a request of its own kind
 
 
 HERE = "amnestic.stages"
+REQUESTS = "amnestic.recipes.requests"
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
@@ -129,15 +130,15 @@ KINDS: Mapping[str, Kind] = {
              models=("surrogates_from", "model"), check=_finetune),
         Kind(name="locality", module=f"{HERE}.locality", request="LocalityRequest", call="locality",
              takes={"run": "audit", "model": "model"}, models=("model",), check=_locality),
-        Kind(name="extract", module=f"{HERE}.recipe_requests", request="ExtractRequest", call="extract",
+        Kind(name="extract", module=REQUESTS, request="ExtractRequest", call="extract",
              takes={"run": "audit"}),
         Kind(name="report", module=f"{HERE}.reporting", request="ReportRequest", call="report", takes={"run": "audit"},
              left_out=("push_to",), reads=True),
-        Kind(name="gate", module=f"{HERE}.recipe_requests", request="GateRequest", call="gate", takes={"run": "audit"},
+        Kind(name="gate", module=REQUESTS, request="GateRequest", call="gate", takes={"run": "audit"},
              reads=True),
-        Kind(name="compare", module=f"{HERE}.recipe_requests", request="CompareRequest", call="compare",
+        Kind(name="compare", module=REQUESTS, request="CompareRequest", call="compare",
              takes={"before": "audit", "after": "audit"}, suffix=".html", reads=True),
-        Kind(name="verify", module=f"{HERE}.recipe_requests", request="VerifyRequest", call="verify",
+        Kind(name="verify", module=REQUESTS, request="VerifyRequest", call="verify",
              takes={"run": "audit"}, reads=True),
     )
 }  # fmt: skip
