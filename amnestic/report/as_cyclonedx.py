@@ -38,6 +38,8 @@ def as_cyclonedx(findings: Findings) -> str:
         raise InputError(NEEDS) from error
     content: dict[str, Any] = json.loads(JsonV1Dot6(_bom(findings)).output_as_string())
     content["metadata"]["component"]["modelCard"] = _card(findings)
+    if _when(findings) is None:
+        del content["metadata"]["timestamp"]  # the library would rather tell a time of its own
     text = json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
     problem = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
     if problem is not None:
@@ -70,18 +72,19 @@ def _bom(findings: Findings) -> Any:  # noqa: ANN401 - the library is optional
     tool, _, number = findings.identity.tool.partition(" ")
     measured = Component(name=tool, version=number, type=ComponentType.APPLICATION, bom_ref=f"tool:{tool}")
     about = BomMetaData(
-        component=model, timestamp=_when(findings), tools=ToolRepository(components=[measured]),
+        component=model, timestamp=_when(findings) or datetime.now(UTC), tools=ToolRepository(components=[measured]),
         properties=[Property(name=f"{PREFIX}findings.sha256", value=digest),
                     Property(name=f"{PREFIX}protocol", value=findings.identity.protocol)],
     )  # fmt: skip
     return Bom(metadata=about, serial_number=uuid5(NAMESPACE_URL, f"{PREFIX}{digest}"))
 
 
-def _when(findings: Findings) -> datetime:
+def _when(findings: Findings) -> datetime | None:
+    """When it was measured, if that was recorded."""
     try:
         found = datetime.fromisoformat(findings.identity.ended or findings.identity.began)
     except ValueError:
-        return datetime.fromtimestamp(0, UTC)  # a time is compulsory there, and this one is no time of a measurement
+        return None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 

@@ -1,6 +1,5 @@
 """The findings as JUnit XML: a test case for every question that a gate can ask."""
 
-import re
 from collections.abc import Iterator
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -8,8 +7,7 @@ from xml.etree import ElementTree
 from amnestic.report import wording
 from amnestic.report.findings import Findings, digest_of
 from amnestic.report.findings_parts import Missing, Rate
-
-_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+from amnestic.report.xml_text import xml_text
 
 
 class Case(NamedTuple):
@@ -25,7 +23,8 @@ def as_junit(findings: Findings) -> str:
     """The findings as JUnit XML.
 
     A work above the threshold is a failure with its score, a work that came back under attack likewise; controls are
-    cases of their own, where a failure says that the threshold calls likeness a copy; what was not measured is skipped.
+    cases of their own, where a failure says that the threshold calls likeness a copy. What was not measured is skipped,
+    never passed.
 
     Args:
         findings: The document.
@@ -34,19 +33,18 @@ def as_junit(findings: Findings) -> str:
         XML with a declaration.
     """
     cases = [*_works(findings), *_controls(findings), *_attacks(findings), *_decision(findings), *_open(findings)]
-    root = ElementTree.Element("testsuites", _counts(cases) | {"name": _xml(findings.identity.title)})
+    root = ElementTree.Element("testsuites", _counts(cases) | {"name": findings.identity.title})
     for suite in dict.fromkeys(case.suite for case in cases):
         mine = [case for case in cases if case.suite == suite]
         when = {"timestamp": findings.identity.began} if findings.identity.began[:1].isdigit() else {}
-        box = ElementTree.SubElement(root, "testsuite", _counts(mine) | {"name": _xml(suite)} | when)
+        box = ElementTree.SubElement(root, "testsuite", _counts(mine) | {"name": suite} | when)
         _properties(box, findings)
         for case in mine:
-            one = ElementTree.SubElement(box, "testcase", {"classname": _xml(suite), "name": _xml(case.name)})
+            one = ElementTree.SubElement(box, "testcase", {"classname": suite, "name": case.name})
             if case.outcome != "passed":
-                kind = {} if case.outcome == "skipped" else {"type": _xml(suite)}
-                ElementTree.SubElement(one, case.outcome, {"message": _xml(case.message)} | kind)
-    ElementTree.indent(root)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+                kind = {} if case.outcome == "skipped" else {"type": suite}
+                ElementTree.SubElement(one, case.outcome, {"message": case.message} | kind)
+    return xml_text(root)
 
 
 def _works(findings: Findings) -> Iterator[Case]:
@@ -62,8 +60,7 @@ def _works(findings: Findings) -> Iterator[Case]:
 def _controls(findings: Findings) -> Iterator[Case]:
     groups = findings.scope.controls.groups
     for group in groups:
-        hit = bool(group.rate.estimate)
-        yield Case("controls", wording.named(group.name), "failure" if hit else "passed", _rate(group.rate))
+        yield Case("controls", wording.named(group.name), _outcome(group.rate), _rate(group.rate))
     if not groups:
         yield Case("controls", "negative controls", "skipped", findings.scope.controls.coincidence)
 
@@ -75,10 +72,11 @@ def _attacks(findings: Findings) -> Iterator[Case]:
             if arm.name == "works":
                 for work in arm.results:
                     told = f"back at step {work.step}: score {wording.number(work.after)}"
-                    yield Case(suite, work.work, "passed" if work.step is None else "failure", told)
+                    unknown = work.step is None and work.after is None
+                    outcome = "skipped" if unknown else "passed" if work.step is None else "failure"
+                    yield Case(suite, work.work, outcome, wording.NOT_MEASURED if unknown else told)
             elif arm.name in ("heldout", "twin"):
-                back = bool(arm.back.estimate)
-                yield Case(suite, f"control: {arm.meaning}", "failure" if back else "passed", _rate(arm.back))
+                yield Case(suite, f"control: {arm.meaning}", _outcome(arm.back), _rate(arm.back))
 
 
 def _decision(findings: Findings) -> Iterator[Case]:
@@ -91,6 +89,11 @@ def _decision(findings: Findings) -> Iterator[Case]:
 def _open(findings: Findings) -> Iterator[Case]:
     for row in findings.integrity.not_measured:
         yield Case("not measured", row.what, "skipped", row.why)
+
+
+def _outcome(rate: Rate) -> str:
+    """Of a control, which fails by a single event."""
+    return "skipped" if rate.estimate is None else "failure" if rate.estimate else "passed"
 
 
 def _rate(rate: Rate) -> str:
@@ -115,9 +118,4 @@ def _properties(box: ElementTree.Element, findings: Findings) -> None:
     }  # fmt: skip
     properties = ElementTree.SubElement(box, "properties")
     for name, value in found.items():
-        ElementTree.SubElement(properties, "property", {"name": name, "value": _xml(value)})
-
-
-def _xml(text: str) -> str:
-    """Text without characters that XML cannot hold; everything else is escaped when it is written."""
-    return _NOT_XML.sub("\ufffd", text)
+        ElementTree.SubElement(properties, "property", {"name": name, "value": value})

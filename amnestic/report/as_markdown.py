@@ -12,7 +12,11 @@ from amnestic.report.findings_rates import Rated, rates_of
 
 MOST_WORKS = 50
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&!])")
-_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+_ITEM = re.compile(r"^(\d*)([-+=.)])")
+"""What would begin a list, a line or a heading."""
+_ADDRESS = re.compile(r"(https?|ftp|www)([:.])", re.IGNORECASE)
+"""What GitHub would turn into a link."""
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 
 
 def inert(text: object) -> str:
@@ -25,7 +29,8 @@ def inert(text: object) -> str:
         >>> print(inert("<b>a|b</b>"))
         \<b\>a\|b\</b\>
     """
-    return _SPECIAL.sub(r"\\\1", " ".join(_UNSEEN.sub(" ", str(text)).split()))
+    one_line = _SPECIAL.sub(r"\\\1", " ".join(_UNSEEN.sub(" ", str(text)).split()))
+    return _ITEM.sub(r"\1\\\2", _ADDRESS.sub(r"\1\\\2", one_line))
 
 
 def as_markdown(findings: Findings) -> str:

@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from PIL import ImageFile
+
 from amnestic.core.errors import InputError
 
 _STYLE = re.compile(r"(<style[^>]*>)(.*?)(</style>)", re.DOTALL)
@@ -52,6 +54,7 @@ def on_paper(html: str) -> str:
 
 
 def _weasyprint() -> tuple[Any, Any, Any]:
+    strict = ImageFile.LOAD_TRUNCATED_IMAGES
     try:
         from weasyprint import CSS, HTML
         from weasyprint.urls import URLFetcher
@@ -60,4 +63,6 @@ def _weasyprint() -> tuple[Any, Any, Any]:
     except OSError as error:  # Pango is no Python package
         told = " ".join(str(error).split())
         raise InputError(f"weasyprint cannot load Pango ({told}); install it, or print from a browser") from error
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = strict  # importing it makes Pillow accept damaged files, in the whole process
     return HTML, CSS, URLFetcher(allowed_protocols={"data"})

@@ -26,6 +26,7 @@ NONE_RUN = (
     "No attack was run, so nothing is known about what can be brought back: a work that does not come out under "
     "ordinary prompts may still lie in the weights."
 )
+OTHERWISE = "judged otherwise than the audit"
 ACCESS = {
     "embedding": "white box: the text embedding is searched with gradients through the weights",
     "noise": "white box: conditioning and starting noise are searched with gradients through the weights",
@@ -39,7 +40,7 @@ def attacked(facts: RunFacts) -> Attacked:
     Args:
         facts: The run.
     """
-    attacks = tuple(_attack(record) for record in facts.records_of("attack"))
+    attacks = tuple(_attack(record, tuple(_judged_otherwise(record, facts))) for record in facts.records_of("attack"))
     extractions = tuple(_extraction(record) for record in facts.records_of("extract"))
     said = [*(line for attack in attacks for line in _said(attack)), *(_claims(found) for found in extractions)]
     if not attacks:
@@ -67,6 +68,8 @@ def pairs(found: object) -> tuple[Open, ...]:
 
 def _said(attack: Attack) -> Iterator[str]:
     yield f"{attack.method.name}: {attack.sentence}"
+    if any(flag.name == OTHERWISE for flag in attack.flags):
+        yield f"{attack.method.name} was judged otherwise than the audit, so that the two cannot be compared."
     back = next((arm.back for arm in attack.arms if arm.name == "works"), None)
     if back is not None and wording.is_zero(back.model_dump()):
         yield (
@@ -83,7 +86,22 @@ def _claims(found: Extraction) -> str:
     )
 
 
-def _attack(record: RecordFacts) -> Attack:
+def _judged_otherwise(record: RecordFacts, facts: RunFacts) -> Iterator[Doubt]:
+    """A doubt about an attack that was judged before the audit was scored again."""
+    by_id = {one.id: one for one in facts.records}
+    arm = by_id.get(str(mapping(record.data.get("arms")).get("works")))
+    told: list[tuple[str, object, object]] = [("threshold", real(mapping(record.data.get("verdict")).get("threshold")), facts.threshold)]
+    if arm is not None and len(arm.parents) > 1:
+        told.append(("descriptor", arm.parents[1], mapping(facts.summary.get("protocol")).get("descriptor")))
+    unlike = [f"{what} {theirs} here, {ours} in the audit" for what, theirs, ours in told if theirs != ours]
+    if unlike:
+        yield Doubt(
+            name=OTHERWISE, because="; ".join(unlike),
+            meaning="its rates cannot be compared with those under ordinary prompts", remedy="attack again",
+        )  # fmt: skip
+
+
+def _attack(record: RecordFacts, doubts: tuple[Doubt, ...]) -> Attack:
     verdict = mapping(record.data.get("verdict"))
     arms = tuple(_arm(name, arm) for name, arm in arms_of(verdict).items())
     searches = str(record.data.get("searches") or "not recorded")
@@ -93,7 +111,7 @@ def _attack(record: RecordFacts) -> Attack:
         sentence=str(verdict.get("sentence")), why=_texts(verdict, "why"), threshold=float(verdict["threshold"]),
         level=float(verdict["level"]), judged_at=count(verdict.get("judged_at")), arms=arms,
         comparisons=tuple(_beside(row) for row in listed(verdict.get("comparisons"))),
-        radius=tuple(_radii(verdict)), flags=tuple(_doubt(row) for row in listed(verdict.get("flags"))),
+        radius=tuple(_radii(verdict)), flags=(*doubts, *(_doubt(row) for row in listed(verdict.get("flags")))),
         not_measured=pairs(verdict.get("not_measured")), notes=_texts(verdict, "notes"),
         cost=Cost(what="search and scoring of all arms", seconds=real(record.data.get("seconds")),
                   forward=_sum(arm.forward for arm in arms), backward=_sum(arm.backward for arm in arms)),

@@ -165,7 +165,7 @@ def decision(facts: RunFacts, said: AuditorFile) -> Decision:
 
 HANDLING = (
     "Images that a model drew of a work are copies of it where they replicate, and so is this evidence. It stays in "
-    "the run folder; this document names it by path and checksum and holds no picture. Pass it on only to those who "
+    "the run folder; the findings name it by path and checksum and hold no picture. Pass it on only to those who "
     "must see it."
 )
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from amnestic.core.doubts import doubts_of
 from amnestic.report.facts import count, mapping, real
 from amnestic.report.findings_auditor import AuditorFile
 from amnestic.report.findings_parts import Doubt, Missing, Open, not_measured
 from amnestic.report.findings_process import Access, Cost, Integrity, RecordMade, Review
 from amnestic.report.run_facts import RunFacts
-from amnestic.report.wording import named
 
 WHITE = "white box: weights and gradients were used by the attacks or mitigations of this run"
 BLACK = "black box: only prompts went in and images came out, although the weights were at hand"
@@ -17,7 +17,6 @@ DETERMINISM = (
     "give the same images bit for bit, another device or batch size differs by rounding"
 )
 NOT_KNOWN = ("", "not known", None)
-FEW_SEEDS = 4
 RETENTION = (
     "Not given by the auditor. Regulators may ask for such records for years; keep the run folder with its checksums "
     "for as long as the model is offered."
@@ -106,27 +105,11 @@ def _determinism(facts: RunFacts) -> str:
 
 
 def _flags(facts: RunFacts) -> Iterator[Doubt]:
-    controls = mapping(facts.summary.get("controls"))
-    if not controls:
-        yield Doubt(
-            name="no negative controls", meaning="the memorization rate stands without a false-positive rate beside it",
-            remedy="add prompts labelled heldout or base to the list",
-        )  # fmt: skip
-    for name, entry in controls.items():
-        found = mapping(mapping(entry).get("leak_rate"))
-        if found.get("estimate"):
-            yield Doubt(
-                name=f"a control scored above the threshold: {named(name)}",
-                because=f"{round(found['estimate'] * found['n'])} of {found['n']}",
-                meaning="the threshold may call likeness a copy",
-                remedy="look at the pairs; calibrate the threshold on null pairs",
-            )  # fmt: skip
-    seeds = len(facts.settings.get("seeds") or ())
-    if seeds < FEW_SEEDS:
-        yield Doubt(
-            name=f"fewer than {FEW_SEEDS} seeds", because=f"{seeds} seeds",
-            meaning="works that replicate now and then are missed", remedy="raise --seeds",
-        )  # fmt: skip
+    controls = mapping(facts.summary.get("controls")).items()
+    rates = {name: mapping(mapping(entry).get("leak_rate")) for name, entry in controls}
+    measured = {name: {"leak_rate": found} for name, found in rates.items() if real(found.get("estimate")) is not None}
+    for doubt in doubts_of(measured, len(facts.settings.get("seeds") or ())):
+        yield Doubt(**doubt._asdict())
     if any(event.get("differs") for event in facts.events):
         yield Doubt(
             name="continued in another environment", because=_differs(facts),

@@ -1,11 +1,10 @@
 """The outcome of a gate as JUnit XML, which continuous integration shows beside other tests."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
 
-_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+from amnestic.report.xml_text import xml_text
 
 
 def gate_junit(found: Mapping[str, Any]) -> str:
@@ -30,18 +29,12 @@ def gate_junit(found: Mapping[str, Any]) -> str:
         errors=str(count["inconclusive"]),
     )  # fmt: skip
     for outcome in outcomes:
-        name = _clean(outcome["condition"]["text"])
-        case = ElementTree.SubElement(suite, "testcase", classname=_clean(f"amnestic.gate.{found['run']}"), name=name)
-        why = _clean(outcome["why"])
+        name = outcome["condition"]["text"]
+        case = ElementTree.SubElement(suite, "testcase", classname=f"amnestic.gate.{found['run']}", name=name)
+        why = outcome["why"]
         kind = {"fail": "failure", "inconclusive": "error"}.get(outcome["verdict"])
         if kind:
             ElementTree.SubElement(case, kind, message=why, type=outcome["verdict"]).text = f"{name}: {why}"
         else:
             ElementTree.SubElement(case, "system-out").text = why
-    ElementTree.indent(suite)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
-
-
-def _clean(text: str) -> str:
-    """Text without characters that no XML file can hold."""
-    return _NO_XML.sub("\ufffd", text)
+    return xml_text(suite)

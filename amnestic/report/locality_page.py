@@ -54,7 +54,7 @@ def render_locality(data: Mapping[str, Any], tensors: Mapping[str, "Tensor"], ma
         HTML in UTF-8 without scripts and without addresses to fetch from; what is missing, `None` or NaN is said to be
         not measured.
     """
-    found = _figures(data, tensors)
+    found = locality_drawings(data, tensors)
     context = {
         "keys": list(_keys(data)), "settings": list(rows(mapping(made_by.get("parameters")))), "answer": answer(data),
         "figures": [d for d in found if d.svg], "left_out": [d for d in found if not d.svg],
@@ -146,7 +146,13 @@ def _median(found: Facts) -> str:
 _Entry = tuple[str, str, str, str]
 
 
-def _figures(data: Facts, tensors: Mapping[str, "Tensor"]) -> list[Drawn]:
+def locality_drawings(data: Facts, tensors: Mapping[str, "Tensor"]) -> list[Drawn]:
+    """Every figure with its title and how to read it; one without a drawing says why it is not there.
+
+    Args:
+        data: As `render_locality` takes it.
+        tensors: Likewise.
+    """
     entries = [_starts(data), *_maps(data, tensors), _distances(data), _activations(data), *_units(data), _rounds(data)]
     return [
         Drawn(Markup(svg), title, text if svg else why)  # noqa: S704 - made and escaped by matplotlib

@@ -80,6 +80,7 @@ class Page:
             - ``before_after``: only for an edited model, as above.
         evidence: Works with their images, in any order.
         unshown: How many prompts above and how many below the threshold are left out of `evidence`.
+        blurred: Whether pictures are blurred, which the page says.
         scores: Group such as ``works`` or ``held-out`` -> similarities, for the histograms.
         not_measured: What was left out, and why.
         flags: Validity warnings: raised if, meaning, remedy.
@@ -93,6 +94,7 @@ class Page:
     summary: Mapping[str, Any]
     evidence: tuple[Evidence, ...] = ()
     unshown: tuple[int, int] = (0, 0)
+    blurred: bool = False
     scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
     not_measured: tuple[tuple[str, str], ...] = ()
     flags: tuple[tuple[str, str, str], ...] = ()

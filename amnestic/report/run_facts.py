@@ -20,6 +20,7 @@ class RecordFacts:
         parameters: Its settings.
         data: Its results.
         page: Its own page in the run folder, or empty.
+        parents: Digests of what it was computed from.
     """
 
     id: str
@@ -28,6 +29,7 @@ class RecordFacts:
     parameters: Facts
     data: Facts
     page: str = ""
+    parents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,7 @@ class RunFacts:
         matches: Rows of ``matches.parquet``, in the order of the prompt list.
         references: Entries of ``references.json``.
         references_digest: SHA-256 over the set, or empty.
-        records: Finished records, the oldest first.
+        records: Finished records, in the order of the log.
         edits: Edits in the run.
         events: Lines of the log, the oldest first.
         files: Files of the run, with checksums.
@@ -97,5 +99,5 @@ class RunFacts:
         return float(self.summary["threshold"]["value"])
 
     def records_of(self, stage: str) -> list[RecordFacts]:
-        """Records of one stage, the oldest first."""
+        """Records of one stage, in the order of the log."""
         return [record for record in self.records if record.stage == stage]

@@ -1,8 +1,11 @@
 """Exports of the findings: what each form says, that hostile text stays text, and that nothing is sent unasked."""
 
 import json
+import re
 import sys
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.util import find_spec
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
@@ -11,6 +14,8 @@ import pytest
 import yaml
 from found import COMPARED, HOSTILE, attack, facts
 from huggingface_hub.errors import EntryNotFoundError
+from markdown_it import MarkdownIt
+from PIL import ImageFile
 
 from amnestic.core.errors import InputError
 from amnestic.core.records import plain
@@ -56,9 +61,17 @@ class TestMarkdown:
         tables = [line for line in text.splitlines() if line.startswith("|")]
         assert all(line.endswith("|") for line in tables)
 
-    @pytest.mark.parametrize("mark", ["\u202e", "\n", "\r", "\x00", "\u2028"])
+    @pytest.mark.parametrize("mark", ["\u202e", "\u200f", "\u061c", "\n", "\r", "\x00", "\u2028"])
     def test_marks_that_nobody_sees_become_a_space(self, mark):
         assert inert(f"a{mark}b") == "a b"
+
+    @pytest.mark.parametrize(
+        "text", ["- one", "+ one", "1. one", "12) one", "=== ", "https://a.example", "www.a.example"]
+    )
+    def test_text_begins_no_list_or_heading_and_is_no_link(self, text):
+        reader = MarkdownIt("commonmark")
+        assert reader.render(inert(text)) == f"<p>{text.strip()}</p>\n"
+        assert not re.search(r"https?://|www\.", inert(text))
 
 
 class TestJUnit:
@@ -94,6 +107,19 @@ class TestJUnit:
         _, cases = self.cases(findings_of(facts(controls={"heldout": {"works": 2, "leak_rate": plain(rate(1, 2))}})))
         assert "50\u00a0% of 2" in cases["controls", "held-out"].find("failure").get("message")
 
+    def test_what_was_not_measured_is_skipped_and_not_passed(self):
+        nothing = {"estimate": None, "lower": None, "upper": None, "upper_one_sided": None, "n": 0, "method": "none"}
+        record = attack(0, 0)
+        record.data["verdict"]["arms"]["heldout"]["curve"] = []
+        record.data["verdict"]["arms"]["works"]["works"][0] |= {"after": None, "step": None}
+        _, cases = self.cases(
+            findings_of(facts(records=[record], controls={"heldout": {"works": 0, "leak_rate": nothing}}))
+        )
+        suite = "attack dori (attack-0123456789ab)"
+        control = next(name for place, name in cases if place == suite and name.startswith("control"))
+        for key in (("controls", "held-out"), (suite, control), (suite, "w0")):
+            assert cases[key].find("skipped") is not None, key
+
     def test_characters_that_xml_cannot_hold_do_not_break_it(self, found):
         _, cases = self.cases(found)
         assert any("<script>" in name and "\ufffd[31m" in name for _, name in cases)
@@ -114,6 +140,13 @@ class TestCycloneDX:
         found = findings_of(facts({}, leak_rate=none, median_based_rate=none, controls={}))
         card = json.loads(as_cyclonedx(found))["metadata"]["component"]["modelCard"]
         assert card["quantitativeAnalysis"]["performanceMetrics"] == []
+
+    def test_a_time_that_was_not_recorded_is_left_out(self, run, found):
+        pytest.importorskip("cyclonedx")
+        assert json.loads(as_cyclonedx(found))["metadata"]["timestamp"].startswith("2026-01-02")
+        made = {k: v for k, v in run.provenance.items() if k != "utc"}
+        untimed = replace(run, manifest=dict(run.manifest) | {"provenance": made})
+        assert "timestamp" not in json.loads(as_cyclonedx(findings_of(untimed)))["metadata"]
 
     def test_the_same_findings_give_the_same_bytes(self, found):
         assert as_cyclonedx(found) == as_cyclonedx(found)
@@ -237,9 +270,13 @@ class TestPublishing:
         assert not sent
 
 
-class TestPdf:
+@pytest.mark.skipif(find_spec("weasyprint") is None, reason="needs the extra pdf")
+class TestPdfMade:
+    def test_damaged_pictures_are_refused_as_before(self):
+        as_pdf("<p>one</p>")
+        assert not ImageFile.LOAD_TRUNCATED_IMAGES
+
     def test_a_page_becomes_a_pdf_and_nothing_is_fetched(self, tmp_path, caplog):
-        pytest.importorskip("weasyprint")
         (tmp_path / "x.png").write_bytes(b"secret")
         with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
             server.timeout, asked = 0, []
@@ -252,6 +289,8 @@ class TestPdf:
         assert not asked
         assert sum("disallowed protocol" in record.getMessage() for record in caplog.records) == 2
 
+
+class TestPdf:
     def test_without_the_library_one_sentence_says_how_to_get_it(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "weasyprint", None)
         with pytest.raises(InputError, match=r"pip install 'amnestic\[pdf\]'"):
