@@ -6,18 +6,61 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from amnestic.audit.request import AuditRequest
+    from amnestic.audit.selection import Selection
     from amnestic.core.records import Prompt, Sampling, Unit
+    from amnestic.core.store import Run
     from amnestic.model.target import PipelineTarget
+    from amnestic.stages.analyzing import AnalyzeRequest
+    from amnestic.stages.attacking import AttackRequest
+    from amnestic.stages.finetuning import FinetuneRequest
+    from amnestic.stages.locality import LocalityRequest
+    from amnestic.stages.locating import LocateRequest
+    from amnestic.stages.pruning import PruneRequest
+    from amnestic.stages.reporting import ReportRequest
+    from amnestic.stages.surrogates import Wanted
+    from amnestic.testbed.bundled import Testbed, bundled, open_testbed
 
-__all__ = ["AuditRequest", "PipelineTarget", "Prompt", "Sampling", "Unit"]
+__all__ = [
+    "AnalyzeRequest",
+    "AttackRequest",
+    "AuditRequest",
+    "FinetuneRequest",
+    "LocalityRequest",
+    "LocateRequest",
+    "PipelineTarget",
+    "Prompt",
+    "PruneRequest",
+    "ReportRequest",
+    "Run",
+    "Sampling",
+    "Selection",
+    "Testbed",
+    "Unit",
+    "Wanted",
+    "bundled",
+    "open_testbed",
+]
 __version__ = version("amnestic")
 
 _WHERE = {
+    "AnalyzeRequest": "amnestic.stages.analyzing",
+    "AttackRequest": "amnestic.stages.attacking",
     "AuditRequest": "amnestic.audit.request",
+    "FinetuneRequest": "amnestic.stages.finetuning",
+    "LocalityRequest": "amnestic.stages.locality",
+    "LocateRequest": "amnestic.stages.locating",
     "PipelineTarget": "amnestic.model.target",
     "Prompt": "amnestic.core.records",
+    "PruneRequest": "amnestic.stages.pruning",
+    "ReportRequest": "amnestic.stages.reporting",
+    "Run": "amnestic.core.store",
     "Sampling": "amnestic.core.records",
+    "Selection": "amnestic.audit.selection",
+    "Testbed": "amnestic.testbed.bundled",
     "Unit": "amnestic.core.records",
+    "Wanted": "amnestic.stages.surrogates",
+    "bundled": "amnestic.testbed.bundled",
+    "open_testbed": "amnestic.testbed.bundled",
 }
 
 

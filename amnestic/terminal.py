@@ -1,47 +1,137 @@
-"""What a person sees on a terminal: progress, and tables of what was found."""
+"""What a person sees on a terminal, and what a machine reads from it: progress, tables and JSON."""
 
+import json
+import os
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
 from rich.table import Table
 
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
-out = Console(highlight=False, soft_wrap=True)
+from amnestic.core.records import plain
+
+if TYPE_CHECKING:
+    from amnestic.core.store import Record
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> NoReturn:  # rich ends the process itself, with code 1; the command line has a say
+        raise BrokenPipeError
+
+
+errors = _Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+out = _Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+UNITS = {"generate": "images", "draw": "images", "embed": "images", "train": "steps", "fine-tune": "steps"}
+SECONDS_BETWEEN_LINES = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manner:
+    """How much is said besides results.
+
+    Attributes:
+        quiet: No progress.
+        verbose: A line of progress every half minute where there is no terminal.
+    """
+
+    quiet: bool = False
+    verbose: bool = False
+
+
+manner: ContextVar[Manner] = ContextVar("manner", default=Manner())  # noqa: B039 - frozen
 
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Progress with time left on a terminal, a line now and then elsewhere."""
+    """Progress with rates and the time left on a terminal, a line now and then elsewhere, nothing when quiet."""
+    if manner.get().quiet or os.environ.get("RANK", "0") != "0":  # of several processes, the first one speaks
+        yield lambda what, done, total: None
+        return
     if not errors.is_terminal:
-        yield _log_lines()
+        yield _log_lines(every_tenth=not manner.get().verbose)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=errors) as bars:
+    shown = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    with Progress(*shown, TimeRemainingColumn(), TextColumn("left"), console=errors) as bars:
         tasks: dict[str, Any] = {}
+        paces: dict[str, Callable[[int], float | None]] = {}
 
         def show(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total, completed=done)
-            bars.update(tasks[what], completed=done, total=total)
+                tasks[what] = bars.add_task(what, total=total, completed=done, rate="")
+                paces[what] = _pace(done)
+            bars.update(tasks[what], completed=done, total=total, rate=_rate(what, paces[what](done)))
 
         yield show
 
 
-def _log_lines() -> Callable[[str, int, int], None]:
-    shown: dict[str, int] = {}
+def _log_lines(
+    *, every_tenth: bool = True, clock: Callable[[], float] = time.monotonic
+) -> Callable[[str, int, int], None]:
+    """Lines for a log: the first, the last, and between them one for each tenth that took long enough."""
+    shown: dict[str, tuple[int, float]] = {}
+    paces: dict[str, Callable[[int], float | None]] = {}
 
     def show(what: str, done: int, total: int) -> None:
-        tenth = 10 * done // max(1, total)
-        if shown.get(what) != tenth:
-            shown[what] = tenth
-            errors.print(f"{what}: {done} of {total}")
+        now, tenth = clock(), 10 * done // max(1, total)
+        pace = paces.setdefault(what, _pace(done, clock))
+        before, last = shown.get(what, (-1, -SECONDS_BETWEEN_LINES))
+        is_due = now - last >= SECONDS_BETWEEN_LINES and (tenth > before or not every_tenth)
+        if what in shown and not is_due and not (done >= total and before < 10):
+            return
+        shown[what] = (tenth, now)
+        speed = pace(done)
+        parts = [f"{done} of {total}"]
+        if speed:
+            left = timedelta(seconds=round((total - done) / speed))
+            parts += [_rate(what, speed), *([f"{left} left"] if done < total else [])]
+        errors.print(f"{datetime.now():%H:%M:%S} {what}: {', '.join(parts)}", markup=False)
 
     return show
+
+
+def _pace(begun_at: int, clock: Callable[[], float] = time.monotonic) -> Callable[[int], float | None]:
+    """How many per second since now; what was done before does not count."""
+    started = clock()
+
+    def speed(done: int) -> float | None:
+        seconds = clock() - started
+        return (done - begun_at) / seconds if done > begun_at and seconds > 0 else None
+
+    return speed
+
+
+def _rate(what: str, speed: float | None) -> str:
+    """A speed in words, such as ``2.5 images/s``, or per minute when that reads better."""
+    if not speed:
+        return ""
+    unit = UNITS.get(what.split(" ", 1)[0], "")
+    per_minute = speed < 0.5
+    return f"{60 * speed if per_minute else speed:.3g} {unit}/{'min' if per_minute else 's'}".replace(" /", "/")
+
+
+def print_json(value: Any) -> None:  # noqa: ANN401 - any plain data
+    """The result as one JSON document, the only thing on standard output."""
+    sys.stdout.write(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def print_record_json(record: "Record") -> None:
+    """A record without its tensors, which lie beside it in the run folder."""
+    print_json(
+        {
+            "record": record.id, "stage": record.stage, "made_by": record.made_by, "parents": record.parents,
+            "data": record.data,
+        }
+    )  # fmt: skip
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:

@@ -169,7 +169,7 @@ def judge(condition: Condition, candidates: Sequence[Measured], *, absent: str =
     Args:
         condition: The condition.
         candidates: Where the run holds the quantity; of several the strongest counts, that with the highest upper
-            bound. One in doubt decides nothing, but hides no other that fails.
+            bound, and hides no other that rises above a limit. One in doubt decides nothing and hides no fail either.
         absent: Why there is none, in words.
 
     Returns:
@@ -182,11 +182,10 @@ def judge(condition: Condition, candidates: Sequence[Measured], *, absent: str =
         return Outcome(condition=condition, verdict=INCONCLUSIVE, value=None, n=None, why=absent)
     _require_possible(condition, candidates)
     ranked = sorted(candidates, key=_strength, reverse=True)
-    strongest = _judged(condition, ranked[0], len(ranked))
-    if ranked[0].doubt:
-        trusted = next((_judged(condition, one, len(ranked)) for one in ranked if not one.doubt), strongest)
-        return trusted if trusted.verdict == FAIL else strongest
-    return strongest
+    outcomes = [_judged(condition, one, place, len(ranked)) for place, one in enumerate(ranked)]
+    trusted = next((outcome for outcome, one in zip(outcomes, ranked, strict=True) if not one.doubt), outcomes[0])
+    deciding = outcomes if condition.op.startswith(">") else [trusted]
+    return next((outcome for outcome in deciding if outcome.verdict == FAIL), outcomes[0])
 
 
 def verdict_over(outcomes: Sequence[Outcome]) -> str:
@@ -207,7 +206,7 @@ def number(value: object) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _judged(condition: Condition, one: Measured, of: int) -> Outcome:
+def _judged(condition: Condition, one: Measured, place: int, of: int) -> Outcome:
     value = number(one.facts.get(condition.bound))
     n = number(one.facts.get("n", one.facts.get("n_target")))
     verdict = decide(one.facts, condition.bound, condition.op, condition.limit, is_share=one.is_share)
@@ -221,7 +220,7 @@ def _judged(condition: Condition, one: Measured, of: int) -> Outcome:
     if one.doubt:
         verdict, why = INCONCLUSIVE, f"{why}, but {one.doubt}"
     if one.source:
-        why += f"; from {one.source}" + (f", the strongest of {of}" if of > 1 else "")
+        why += f"; from {one.source}" + (f", {'one' if place else 'the strongest'} of {of}" if of > 1 else "")
     return Outcome(
         condition=condition, verdict=verdict, value=value, n=None if n is None else int(n), why=why, source=one.source
     )  # fmt: skip

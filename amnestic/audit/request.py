@@ -37,6 +37,7 @@ class AuditRequest:
         before: Folder of an audit of the model before an edit, to compare with.
         twin: Folder of an audit of a model that never saw the works, the optimum of unlearning.
         real_images: Real images of base prompts, a folder or parquet, from which distances are measured.
+        show_originals: Show pictures in the report as they are; by default they are blurred, so that it copies no work.
         shortcut: A shorter command that asks for the same, such as ``amnestic demo``, word by word.
     """
 
@@ -68,6 +69,7 @@ class AuditRequest:
     before: Path | None = None
     twin: Path | None = None
     real_images: Path | None = None
+    show_originals: bool = False
     shortcut: tuple[str, ...] = ()
 
     def check(self) -> None:
@@ -120,6 +122,7 @@ class AuditRequest:
             if getattr(self, name) != usual[name]:
                 found += [f"--{name.replace('_', '-')}", getattr(self, name)]
         found += ["--allow-torchscript"] * self.allow_torchscript + ["--allow-pickle"] * self.allow_pickle
+        found += ["--show-originals"] * self.show_originals
         return found
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from typing import Any
 
 from jaxtyping import Float
@@ -222,20 +223,23 @@ def concluded(works: GroupComparison | None) -> tuple[str, str]:
     shares = f"from {_percent(works.before.estimate)} to {_percent(works.after.estimate)} of {_works(works.works)}"
     p = f"McNemar p = {works.mcnemar.p_value:.2g}"
     if works.change.lower_one_sided > 0:
-        bound = _points(works.change.lower_one_sided)
+        bound = _points(works.change.lower_one_sided, ROUND_FLOOR)
         return REGRESSION, f"Regression: the memorization rate rose {shares}, by at least {bound} ({BOUND}; {p})."
     if works.change.upper_one_sided < 0:
-        bound = _points(-works.change.upper_one_sided)
+        bound = _points(-works.change.upper_one_sided, ROUND_FLOOR)
         return IMPROVEMENT, f"Improvement: the memorization rate fell {shares}, by at least {bound} ({BOUND}; {p})."
     if works.detectable is None:
         return INCONCLUSIVE, (
             f"Inconclusive: the memorization rate went {shares}, which are too few: an exact McNemar test at 0.05 "
             f"needs {LEAST_WORKS} works that change the same way."
         )
-    rise, fall = _points(works.change.upper_one_sided), _points(-works.change.lower_one_sided)
+    rise, fall = (
+        _points(end, ROUND_CEILING) for end in (works.change.upper_one_sided, -works.change.lower_one_sided)
+    )  # fmt: skip
+    detectable = _points(works.detectable, ROUND_CEILING)
     return UNDETECTED, (
         f"No difference detected: the memorization rate went {shares} ({p}); a rise of up to {rise} and a fall of up "
-        f"to {fall} remain possible ({BOUND} each), and a change of {_points(works.detectable)} would have been found "
+        f"to {fall} remain possible ({BOUND} each), and a change of {detectable} would have been found "
         f"with probability {POWER:g}."
     )
 
@@ -284,5 +288,6 @@ def _percent(share: float | None) -> str:
     return "an unknown share" if share is None else f"{100 * share:.3g} %"
 
 
-def _points(share: float) -> str:
-    return f"{100 * share:.2g} points"
+def _points(share: float, rounding: str) -> str:
+    """A bound in percentage points, rounded so that it claims no more than it may."""
+    return f"{Context(prec=2, rounding=rounding).create_decimal_from_float(100 * share).normalize():f} points"

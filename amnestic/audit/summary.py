@@ -23,6 +23,7 @@ from amnestic.audit.replication import (
     rows_with,
     work_hits,
 )
+from amnestic.core.doubts import doubts_of
 from amnestic.core.records import Descriptor, Protocol, Rate, Sampling, TargetId, Threshold, plain
 from amnestic.measures.intervals import rate
 from amnestic.measures.similarity import pair_scores
@@ -207,23 +208,8 @@ def not_measured(sscd: Judged, clip: Judged | None, references: Mapping[str, Any
 
 def flags_of(sscd: Judged, summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Warnings that the verdict may not be trusted: raised if, meaning, remedy."""
-    raised = []
-    if not summary["controls"]:
-        raised.append(
-            ("no negative controls", "the leak rate stands without a false-positive rate beside it",
-             "add prompts labelled heldout or base to the list")
-        )  # fmt: skip
-    for name, found in summary["controls"].items():
-        if found["leak_rate"]["estimate"]:
-            raised.append(
-                (f"a {name} control scored above the threshold", "the threshold may call likeness a copy",
-                 "look at the pairs; calibrate the threshold on null pairs")
-            )  # fmt: skip
-    if len(sscd.embedded.seeds) < 4:
-        raised.append(
-            ("fewer than 4 seeds", "works that replicate now and then are missed", "raise --seeds")
-        )  # fmt: skip
-    return raised
+    found = doubts_of(summary["controls"], len(sscd.embedded.seeds))
+    return [(doubt.name, doubt.meaning, doubt.remedy) for doubt in found]
 
 
 def null_and_groups(sscd: Judged) -> dict[str, Sequence[float]]:

@@ -5,10 +5,13 @@ from typing import Annotated
 
 import typer
 
+from amnestic.commands.completion import methods_of
 from amnestic.commands.options import (
     AllowPickle,
     Audited,
     Device,
+    Json,
+    Judge,
     Limit,
     ModelNow,
     Options,
@@ -16,13 +19,15 @@ from amnestic.commands.options import (
     References,
     Rung,
 )
-from amnestic.terminal import out, print_attack, progress_bars
+from amnestic.terminal import out, print_attack, print_record_json, progress_bars
 
 
 def attack(
     run: Audited,
     references: References,
-    method: Annotated[str, typer.Option(help="See: amnestic list attack.")] = "dori",
+    method: Annotated[
+        str, typer.Option(help="See: amnestic list attack.", autocompletion=methods_of("attack"))
+    ] = "dori",
     option: Options = None,
     rung: Rung = None,
     part: Part = None,
@@ -37,15 +42,22 @@ def attack(
     early_stop: Annotated[bool, typer.Option("--early-stop", help="Stop the search for a work that is back.")] = False,
     keep: Annotated[str, typer.Option(help="Steps whose inputs are drawn and scored.")] = "0,1,5,10,25,50",
     seeds: Annotated[int | None, typer.Option(min=1, help="Images per input; default the audit's.")] = None,
-    descriptor: Annotated[str, typer.Option(help="What judged the audit: auto, sscd, sscd-onnx ...")] = "auto",
+    descriptor: Judge = "auto",
     sscd_weights: Annotated[Path | None, typer.Option(help="File of published SSCD weights.")] = None,
     clip: Annotated[str | None, typer.Option(help="open_clip model for losses through a descriptor.")] = None,
     clip_pretrained: Annotated[str | None, typer.Option(help="Its weights.")] = None,
     model: ModelNow = None,
     device: Device = "auto",
     allow_pickle: AllowPickle = False,
+    as_json: Json = False,
 ) -> None:
-    """Can it be brought back? Search inputs that draw known works, beside controls that were never learned."""
+    """Can it be brought back? Search inputs that draw known works, beside controls that were never learned.
+
+    Examples:
+        amnestic attack runs/edited --references originals/ --original CompVis/stable-diffusion-v1-4
+        amnestic attack runs/edited --references originals/ --method auto-dori --twin TWIN
+        amnestic attack runs/edited --references originals/ --radii 0.25,0.5,1 --limit 5
+    """
     from amnestic import stages
     from amnestic.audit.selection import Selection, part_of
     from amnestic.core.registry import options_from
@@ -59,7 +71,11 @@ def attack(
     )  # fmt: skip
     with progress_bars() as show:
         record = stages.attack(request, progress=show)
-    if record is not None:
+    if record is None:
+        return
+    if as_json:
+        print_record_json(record)
+    else:
         print_attack(record.id, record.data)
         out.print(f"report: {Path(run) / (record.id + '.html')}", markup=False)
 

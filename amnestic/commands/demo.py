@@ -16,7 +16,12 @@ def demo(
     quick: Annotated[bool, typer.Option("--quick", help="Only up to the pruned model: a minute and a half.")] = False,
     full: Annotated[bool, typer.Option("--full", help="All prompts of the testbed: about an hour.")] = False,
 ) -> None:
-    """The whole story on the bundled model that memorizes: audit, prune, bring it back, unlearn, attack in vain."""
+    """The whole story on the bundled model that memorizes: audit, prune, bring it back, unlearn, attack in vain.
+
+    Examples:
+        amnestic demo --quick
+        amnestic demo --out runs/demo
+    """
     from amnestic import stages
     from amnestic.testbed.bundled import bundled
 

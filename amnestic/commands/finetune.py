@@ -5,11 +5,14 @@ from typing import Annotated
 
 import typer
 
+from amnestic.commands.completion import methods_of
 from amnestic.commands.options import (
     AllowPickle,
     Audited,
     Device,
     Edited,
+    Json,
+    Judge,
     Limit,
     ModelNow,
     Options,
@@ -17,16 +20,23 @@ from amnestic.commands.options import (
     References,
     Rung,
 )
-from amnestic.terminal import out, progress_bars
+from amnestic.terminal import out, print_record_json, progress_bars
 
 
 def finetune(
     run: Audited,
     folder: Edited,
     references: References,
-    method: Annotated[str, typer.Option(help="See: amnestic list finetuning.")] = "adversarial",
+    method: Annotated[
+        str, typer.Option(help="See: amnestic list finetuning.", autocompletion=methods_of("finetuning"))
+    ] = "adversarial",
     option: Options = None,
-    attack: Annotated[str, typer.Option(help="Searches adversarial embeddings; see: amnestic list attack.")] = "dori",
+    attack: Annotated[
+        str,
+        typer.Option(
+            help="Searches adversarial embeddings; see: amnestic list attack.", autocompletion=methods_of("attack")
+        ),
+    ] = "dori",
     attack_option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="A setting of the attack; repeatable.")
     ] = None,
@@ -46,13 +56,19 @@ def finetune(
     rung: Rung = None,
     part: Part = None,
     limit: Limit = None,
-    descriptor: Annotated[str, typer.Option(help="What judged the audit: auto, sscd, sscd-onnx ...")] = "auto",
+    descriptor: Judge = "auto",
     sscd_weights: Annotated[Path | None, typer.Option(help="File of published SSCD weights.")] = None,
     model: ModelNow = None,
     device: Device = "auto",
     allow_pickle: AllowPickle = False,
+    as_json: Json = False,
 ) -> None:
-    """Teach it to forget: fine-tune a copy on works that replicate, and write it as a plain diffusers folder."""
+    """Teach it to forget: fine-tune a copy on works that replicate, and write it as a plain diffusers folder.
+
+    Examples:
+        amnestic finetune runs/sd14 --references originals/ --surrogates-from edited/ --out unlearned/
+        amnestic finetune runs/sd14 --references originals/ --method siss --out unlearned/ --rung 3
+    """
     from amnestic import stages
     from amnestic.audit.selection import Selection, part_of
     from amnestic.core.registry import options_from
@@ -70,6 +86,9 @@ def finetune(
     with progress_bars() as show:
         record = stages.finetune(request, progress=show)
     if record is None:
+        return
+    if as_json:
+        print_record_json(record)
         return
     data = record.data
     left = f" ({len(data['left_out'])} left out)" if data["left_out"] else ""

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from amnestic.commands.options import AllowPickle, Audited, Device, ModelNow, References, Rung
-from amnestic.terminal import out, progress_bars
+from amnestic.commands.completion import methods_of
+from amnestic.commands.options import AllowPickle, Audited, Device, Json, Judge, ModelNow, References, Rung
+from amnestic.terminal import out, print_record_json, progress_bars
 
 EMPTY = {"one": 1.0, "zero": 0.0, "leave-out": None}
 
@@ -21,35 +22,47 @@ def locality(
     rounds: Annotated[int, typer.Option(min=0, help="Rounds of pruning and attack; 0 leaves them out.")] = 3,
     round_works: Annotated[int, typer.Option(min=1, help="Works that are pruned for.")] = 10,
     localizer: Annotated[
-        list[str] | None, typer.Option(help="Whose units are compared; repeatable; default wanda-subspace and nemo.")
+        list[str] | None,
+        typer.Option(
+            help="Whose units are compared; repeatable; default wanda-subspace and nemo.",
+            autocompletion=methods_of("localizer"),
+        ),
     ] = None,
-    prune_with: Annotated[str | None, typer.Option(help="Localizer of the rounds; default the first.")] = None,
+    prune_with: Annotated[
+        str | None,
+        typer.Option(help="Localizer of the rounds; default the first.", autocompletion=methods_of("localizer")),
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option("--option", "-o", metavar="METHOD.KEY=VALUE", help="Of dori or a localizer; repeatable."),
     ] = None,
     masks: Annotated[int, typer.Option(min=2, help="Embeddings of a set that units are located by.")] = 20,
-    empty: Annotated[str, typer.Option(help="IoU of two empty masks: one, zero or leave-out.")] = "one",
+    empty: Annotated[Literal["one", "zero", "leave-out"], typer.Option(help="IoU of two empty masks.")] = "one",
     base: Annotated[int, typer.Option(min=0, help="Ordinary prompts that tell what pruning costs.")] = 20,
     rung: Rung = None,
-    controls: Annotated[str, typer.Option(help="What localizers compare with: base, heldout or both.")] = "base",
+    controls: Annotated[
+        Literal["base", "heldout", "both"], typer.Option(help="What localizers compare with.")
+    ] = "base",
     tsne: Annotated[bool, typer.Option("--tsne", help="A map by t-SNE beside the principal plane.")] = False,
     clip: Annotated[str | None, typer.Option(help="open_clip model for the agreement of image and prompt.")] = None,
     clip_pretrained: Annotated[str | None, typer.Option(help="Its weights.")] = None,
-    descriptor: Annotated[str, typer.Option(help="What judged the audit: auto, sscd, sscd-onnx ...")] = "auto",
+    descriptor: Judge = "auto",
     sscd_weights: Annotated[Path | None, typer.Option(help="File of published SSCD weights.")] = None,
     model: ModelNow = None,
     device: Device = "auto",
     allow_pickle: AllowPickle = False,
+    as_json: Json = False,
 ) -> None:
-    """Is memorization local? Search from many starts, compare what was found, prune again and again."""
+    """Is memorization local? Search from many starts, compare what was found, prune again and again.
+
+    Examples:
+        amnestic locality runs/sd14 --references originals/ --works 3 --starts 100
+        amnestic locality runs/sd14 --references originals/ --rounds 0 --tsne
+    """
     from amnestic.audit.selection import Selection
-    from amnestic.core.errors import InputError
     from amnestic.stages.locality import METHODS, LocalityRequest
     from amnestic.stages.locality import locality as study
 
-    if empty not in EMPTY:
-        raise InputError(f"expected --empty to be one of {', '.join(EMPTY)}; got {empty}")
     names = localizer or list(METHODS)
     options = _options(option or [], ["dori", *names])
     request = LocalityRequest(
@@ -61,7 +74,11 @@ def locality(
     )  # fmt: skip
     with progress_bars() as show:
         record = study(request, progress=show)
-    if record is not None:
+    if record is None:
+        return
+    if as_json:
+        print_record_json(record)
+    else:
         _print(record.data)
         out.print(f"record: {record.id}\nreport: {run / 'locality.html'}", markup=False)
 

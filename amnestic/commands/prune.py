@@ -5,23 +5,38 @@ from typing import Annotated
 
 import typer
 
-from amnestic.commands.options import AllowPickle, Audited, Device, Edited, ModelNow, Options
+from amnestic.commands.completion import methods_of, records_of
+from amnestic.commands.options import AllowPickle, Audited, Device, Edited, Json, ModelNow, Options
 from amnestic.core.errors import InputError
-from amnestic.terminal import out, progress_bars
+from amnestic.terminal import out, print_json, progress_bars
 
 
 def prune(
     run: Audited,
     folder: Edited,
-    located: Annotated[str, typer.Option(help="Record of the units; default the only one.")] = "",
-    method: Annotated[str | None, typer.Option(help="See: amnestic list mitigation; default zero-units.")] = None,
+    located: Annotated[
+        str, typer.Option(help="Record of the units; default the only one.", autocompletion=records_of("locate"))
+    ] = "",
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="See: amnestic list mitigation; default zero-units.", autocompletion=methods_of("mitigation")
+        ),
+    ] = None,
     option: Options = None,
     conceal: Annotated[bool, typer.Option("--conceal", help="Leave no zeros that tell where it was cut.")] = False,
     model: ModelNow = None,
     device: Device = "auto",
     allow_pickle: AllowPickle = False,
+    as_json: Json = False,
 ) -> None:
-    """Cut it out: write the edited model as a plain diffusers folder; the run keeps the edit."""
+    """Cut it out: write the edited model as a plain diffusers folder; the run keeps the edit.
+
+    Examples:
+        amnestic prune runs/sd14 --out edited/
+        amnestic prune runs/sd14 --out edited/ --method scale-units -o factor=0.5
+        amnestic prune runs/sd14 --out edited/ --conceal
+    """
     from amnestic import stages
     from amnestic.core.registry import options_from
 
@@ -36,6 +51,9 @@ def prune(
         about = stages.prune(request, progress=show)
     if about is None:
         return
+    if as_json:
+        print_json(about)
+        return
     out.print(
         f"{about['weights']:,} weights of the U-Net changed ({about['share']:.2%})\nmodel: {folder}\n"
         f"now audit it: amnestic audit {folder} --before {run} ...", markup=False,
@@ -47,11 +65,19 @@ def restore(
     run: Annotated[Path, typer.Option("--run", help="The run it was pruned from; it keeps the edit.")],
     folder: Edited,
     device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
-    """Take an edit back: the weights of the model before, bit for bit."""
+    """Take an edit back: the weights of the model before, bit for bit.
+
+    Examples:
+        amnestic restore edited/ --run runs/sd14 --out restored/
+    """
     from amnestic import stages
 
     told = stages.restore(edited, run, folder, device=device)
     if told is None:
+        return
+    if as_json:
+        print_json(told)
         return
     out.print(f"{told['weights']:,} weights set back\nmodel: {folder} ({told['model'][:12]})", markup=False)

@@ -18,6 +18,15 @@ def report(
     auditor: Annotated[
         Path | None, typer.Option(metavar="FILE.yaml", help="What only a person can say: name, client, sign-off ...")
     ] = None,
+    references: Annotated[
+        Path | None, typer.Option(help="Folder of the originals: adds them, blurred, and where images agree with them.")
+    ] = None,
+    before: Annotated[
+        Path | None, typer.Option(help="Run of the model before a mitigation: adds its images, blurred.")
+    ] = None,
+    show_originals: Annotated[
+        bool, typer.Option("--show-originals", help="Pictures as they are; the page then holds copies of works.")
+    ] = False,
     push_to: Annotated[
         str | None, typer.Option(metavar="ORG/NAME", help="Offer the card to a model on the Hub as a pull request.")
     ] = None,
@@ -33,7 +42,8 @@ def report(
 
     made = stages.report(
         stages.ReportRequest(
-            run=run, formats=tuple(formats or DEFAULT), out=folder, auditor=auditor, push_to=push_to
+            run=run, formats=tuple(formats or DEFAULT), out=folder, auditor=auditor, push_to=push_to,
+            references=references, before=before, show_originals=show_originals,
         )
     )  # fmt: skip
     for line in made.findings.headline:

@@ -5,6 +5,7 @@ Nothing here decides a result or enters the identity of a run.
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from datetime import UTC, datetime
@@ -22,6 +23,8 @@ PACKAGES = (
 )  # fmt: skip
 NOT_KNOWN = "not known"
 PATIENCE_S = 5
+CLOSED = {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": ""}
+"""No lock is taken, and no missing object fetched by a program that a checkout names."""
 ATTENTION = ("flash", "mem_efficient", "cudnn", "math")
 
 
@@ -96,10 +99,14 @@ def commit_of(folder: Path) -> dict[str, Any] | str:
         folder: Any folder.
 
     Returns:
-        ``commit`` and ``dirty``; ``not known`` outside of a checkout and without git.
+        ``commit`` and ``dirty``; ``not known`` outside of a checkout and without git. Whether a file differs is not
+        known where the checkout names a program that would have to filter files first: it is not started.
     """
     commit = _git(folder, "rev-parse", "--verify", "HEAD")
-    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    filters = _git(folder, "config", "--show-scope", "--includes", "--list", "--name-only")
+    named = filters is None or any(re.search(r"^(local|worktree)\s+filter\.", row) for row in filters.splitlines())
+    asked = ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=dirty")
+    changed = None if named else _git(folder, *asked)
     return NOT_KNOWN if commit is None else {"commit": commit, "dirty": NOT_KNOWN if changed is None else bool(changed)}
 
 
@@ -108,7 +115,7 @@ def _git(folder: Path, *words: str) -> str | None:
     program = shutil.which("git")
     if program is None:
         return None
-    around = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")} | {"GIT_OPTIONAL_LOCKS": "0"}
+    around = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")} | CLOSED
     asked = [program, "-c", "core.fsmonitor=false", "-C", str(folder), *words]
     try:
         done = subprocess.run(  # noqa: S603 - no word comes from outside

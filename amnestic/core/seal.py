@@ -86,7 +86,7 @@ class Checked:
     """A run folder beside its seal.
 
     Attributes:
-        digest: SHA-256 of ``SHA256SUMS``, which stands for the whole run.
+        digest: SHA-256 of ``SHA256SUMS``, which stands for the whole run; empty where that is no plain file.
         files: How many files are sealed.
         differences: What is not as it was sealed, by name.
         log_lines: Lines that were added to the log since: a command began and has not finished.
@@ -179,9 +179,11 @@ def check(folder: Path) -> Checked:
     Raises:
         StoreError: If the run was never sealed.
     """
-    digest_now, there = run_digest(folder), listing(folder)
-    sums = read_sums((folder / SUMS).read_bytes())
-    if sums is None or not _is_plain(folder / SUMS):
+    there = listing(folder)
+    plain = not (folder / SUMS).exists() or _is_plain(folder / SUMS)  # a pipe or a device would be read for ever
+    digest_now = run_digest(folder) if plain else ""
+    sums = read_sums((folder / SUMS).read_bytes()) if plain else None
+    if sums is None:
         damaged = Difference(name=SUMS, kind=Kind.CHANGED)
         return Checked(digest=digest_now, files=0, differences=(damaged,), left_out=there.left_out)
     found, lines, files = [Difference(name=name, kind=Kind.LINK) for name in there.others], 0, set(there.files)
@@ -207,7 +209,7 @@ def sealed(folder: Path) -> dict[str, str]:
     """
     if not (folder / SUMS).exists():
         return {}
-    found = read_sums((folder / SUMS).read_bytes())
+    found = read_sums((folder / SUMS).read_bytes()) if _is_plain(folder / SUMS) else None
     if found is None:
         raise StoreError(
             f"expected {folder / SUMS} as amnestic wrote it, got another content; put the sealed file back, or delete "

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+RECORD_ID = re.compile(r"(.+)-[0-9a-f]{12}")
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -75,6 +76,17 @@ class Record:
 def record_id(stage: str, made_by: MethodSpec, parents: Sequence[str]) -> str:
     """Folder name of a record, known before it is computed."""
     return f"{stage}-{digest(stage, made_by, list(parents), SCHEMA)[:12]}"
+
+
+def stage_of(record: str) -> str:
+    """The stage in a name that `record_id` gives; empty for any other name.
+
+    Example:
+        >>> stage_of("attack-arm-0123456789ab"), stage_of("attack-0123456789ab"), stage_of("attack-arm")
+        ('attack-arm', 'attack', '')
+    """
+    found = RECORD_ID.fullmatch(record)
+    return found[1] if found else ""
 
 
 class Run:
@@ -213,8 +225,8 @@ class Run:
         self.written.add(path.name)
         return path
 
-    def read_table(self, name: str) -> list[dict[str, Any]]:
-        """Rows of `name.parquet`.
+    def read_table(self, name: str, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """Rows of `name.parquet`, or some of their columns.
 
         Raises:
             StoreError: If the stage that writes it has not finished.
@@ -224,7 +236,9 @@ class Run:
         path = self.folder / f"{name}.parquet"
         if not path.exists():
             raise StoreError(f"{path} does not exist yet; finish the run by issuing its command again")
-        rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
+        rows: list[dict[str, Any]] = parquet.read_table(
+            path, columns=None if columns is None else list(columns)
+        ).to_pylist()
         return rows
 
     def save(self, record: Record) -> Path:
@@ -260,9 +274,10 @@ class Run:
         shutil.rmtree(folder, ignore_errors=True)
 
     def records(self, stage: str) -> list[str]:
-        """Names of the finished records of a stage, the oldest first."""
+        """Names of the finished records of a stage, the oldest first; not of one whose name merely begins alike."""
         files = (self.folder / "records").glob(f"{stage}-*/record.json")
-        return [f.parent.name for f in sorted(files, key=lambda f: (f.stat().st_mtime_ns, f.parent.name))]
+        own = [f for f in files if stage_of(f.parent.name) == stage]
+        return [f.parent.name for f in sorted(own, key=lambda f: (f.stat().st_mtime_ns, f.parent.name))]
 
     def record(self, name: str) -> Record:
         """A finished record by its name.
@@ -275,7 +290,7 @@ class Run:
 
         folder = self.folder / "records" / name
         if not (folder / "record.json").exists():
-            there = ", ".join(self.records(name.split("-", 1)[0])) or "none"
+            there = ", ".join(self.records(stage_of(name) or name)) or "none"
             raise StoreError(f"expected a finished record of {self.folder}, got {name}; finished ones: {there}")
         try:
             content = json.loads((folder / "record.json").read_text())

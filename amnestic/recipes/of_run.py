@@ -123,7 +123,7 @@ def _model_name(name: str) -> str:
 
 
 def _located(run: Run, draft: _Draft) -> Iterator[dict[str, Any]]:
-    for name in _records(run, "locate"):
+    for name in run.records("locate"):
         record = run.record(name)
         yield {
             "name": name, "does": "locate", "run": AUDIT, "method": record.made_by.name,
@@ -146,7 +146,7 @@ def _pruned(run: Run, draft: _Draft) -> Iterator[dict[str, Any]]:
 
 def _attacked(run: Run, draft: _Draft) -> Iterator[dict[str, Any]]:
     samples, matches = run.read_table("samples"), run.read_table("matches")
-    for name in _records(run, "attack"):
+    for name in run.records("attack"):
         record = run.record(name)
         arms = {arm: run.record(one).data for arm, one in record.data["arms"].items()}
         works = arms["works"]
@@ -172,7 +172,7 @@ def _attacked(run: Run, draft: _Draft) -> Iterator[dict[str, Any]]:
 def _finetuned(run: Run, draft: _Draft) -> Iterator[dict[str, Any]]:
     made = {load_edit(f)[1]["result"]: f.stem for f in sorted((run.folder / "edits").glob("*.safetensors"))}
     rows = run.read_table("samples")
-    for name in _records(run, "finetune"):
+    for name in run.records("finetune"):
         record = run.record(name)
         data = record.data
         goals = [*data["prompts"]]
@@ -202,13 +202,13 @@ def _finetuned(run: Run, draft: _Draft) -> Iterator[dict[str, Any]]:
 
 
 def _extracted(run: Run, draft: _Draft) -> Iterator[dict[str, Any]]:
-    for name in _records(run, "extract"):
+    for name in run.records("extract"):
         yield {"name": name, "does": "extract", "run": AUDIT, "method": _some(run.record(name).made_by.parameters)}
 
 
 def _studied(run: Run, draft: _Draft) -> Iterator[dict[str, Any]]:
     known = {f.name for f in fields(LocalityRequest)}
-    for name in _records(run, "locality"):
+    for name in run.records("locality"):
         asked = run.record(name).made_by.parameters
         found = {k: v for k, v in asked.items() if k in known and v is not None and k != "clip"}
         if asked.get("clip"):
@@ -239,11 +239,6 @@ def _selection(
                 return chosen | ({"part": list(part)} if part else {})
     draft.notes.append(f"{name}: its works are the result of no selection by rung, part and limit; choose them anew")
     return {}
-
-
-def _records(run: Run, stage: str) -> list[str]:
-    """Records of a stage itself, without those of its parts."""
-    return [name for name in run.records(stage) if name.rpartition("-")[0] == stage]
 
 
 def _some(values: Mapping[str, Any]) -> dict[str, Any]:

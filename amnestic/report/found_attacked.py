@@ -90,7 +90,9 @@ def _judged_otherwise(record: RecordFacts, facts: RunFacts) -> Iterator[Doubt]:
     """A doubt about an attack that was judged before the audit was scored again."""
     by_id = {one.id: one for one in facts.records}
     arm = by_id.get(str(mapping(record.data.get("arms")).get("works")))
-    told: list[tuple[str, object, object]] = [("threshold", real(mapping(record.data.get("verdict")).get("threshold")), facts.threshold)]
+    told: list[tuple[str, object, object]] = [
+        ("threshold", real(mapping(record.data.get("verdict")).get("threshold")), facts.threshold)
+    ]
     if arm is not None and len(arm.parents) > 1:
         told.append(("descriptor", arm.parents[1], mapping(facts.summary.get("protocol")).get("descriptor")))
     unlike = [f"{what} {theirs} here, {ours} in the audit" for what, theirs, ours in told if theirs != ours]

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from amnestic.core.doubts import doubts_of
+from amnestic.core.names import name_for_others
 from amnestic.report.facts import count, mapping, real
 from amnestic.report.findings_auditor import AuditorFile
 from amnestic.report.findings_parts import Doubt, Missing, Open, not_measured
@@ -79,7 +80,7 @@ def integrity(facts: RunFacts) -> Integrity:
     packages = mapping(facts.provenance.get("packages"))
     command = facts.provenance.get("command")
     return Integrity(
-        settings=dict(facts.settings), settings_digest=str(facts.manifest.get("digest")),
+        settings=_for_others(facts.settings), settings_digest=str(facts.manifest.get("digest")),
         command=str(command) if command else not_measured("this run did not record it; its report.html shows it"),
         platform=str(facts.provenance.get("platform") or "not recorded"),
         python=str(facts.provenance.get("python") or "not recorded"),
@@ -88,6 +89,13 @@ def integrity(facts: RunFacts) -> Integrity:
         records=tuple(RecordMade(id=r.id, stage=r.stage, method=r.name) for r in facts.records),
         flags=tuple(_flags(facts)), not_measured=tuple(_left_out(facts)),
     )  # fmt: skip
+
+
+def _for_others(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without the folders of the machine that measured."""
+    model = mapping(settings.get("model"))
+    name = name_for_others(str(model.get("name", "")))
+    return dict(settings) | ({"model": dict(model) | {"name": name}} if model else {})
 
 
 def _commit(facts: RunFacts) -> str | Missing:

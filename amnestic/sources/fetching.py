@@ -19,7 +19,7 @@ from typing import BinaryIO
 import httpcore2
 import httpx2
 
-from amnestic.core.errors import InputError
+from amnestic.core.errors import InputError, StoreError
 from amnestic.sources.fetching_answers import REDIRECTS, Busy, checked, kind_of, next_hop, require_answer
 from amnestic.sources.fetching_network import (
     Deadline,
@@ -134,6 +134,9 @@ class Fetcher:
 
         Returns:
             Where the picture is, or why there is none; nothing is raised for what a server does.
+
+        Raises:
+            StoreError: If the folder cannot be written.
         """
         now = datetime.now(UTC).isoformat(timespec="seconds")
         deadline = Deadline(self.limits.total_timeout, self.stop)
@@ -205,6 +208,10 @@ class Fetcher:
             name = f"{IMAGES}/{digest}.{kind}"
             (self.folder / IMAGES).mkdir(exist_ok=True)
             partial.replace(self.folder / name)
+        except OSError as error:  # that of a connection is one of httpcore2
+            raise StoreError(f"{self.folder} cannot be written ({error.strerror or error}); give another --out") from (
+                error
+            )
         finally:
             partial.unlink(missing_ok=True)
         mime = "image/" + {"jpg": "jpeg"}.get(kind, kind)

@@ -24,6 +24,7 @@ from amnestic.stages.scores import described, scored
 OTHER_KNOWLEDGE = "the prompt lists say different things of them (label, rung or work)"
 OTHER_ORIGINAL = "their originals are not the same pictures"
 ONE_ORIGINAL = "their original could be used in one audit alone"
+NO_ORIGINAL = "they have no original that could be used in either audit"
 OTHER_REFERENCES = "controls are judged against all originals, and those of the two audits differ"
 
 
@@ -34,7 +35,7 @@ class Audit:
     Attributes:
         run: The folder.
         summary: What it says of itself.
-        score: Its latest scores.
+        score: The scores that its summary was made from.
         samples: A row per prompt.
         matches: A row per prompt and seed, in the order of the scores.
         hashes: SHA-256 of each original by its id.
@@ -115,9 +116,8 @@ def _audit(folder: Path) -> Audit:
     summary, score = summary_of(run), scored(run)
     settings = run.manifest()["settings"]
     matches, seeds = run.read_table("matches"), settings["seeds"]
-    whole = len(matches) == settings["n_prompts"] * len(seeds) == score.tensors["paired"].numel()
-    if not whole or score.data["protocol"]["id"] != summary["protocol"]["id"]:
-        raise StoreError(f"{folder}: summary.json and its scores are not of one scoring; issue its command again")
+    if len(matches) != settings["n_prompts"] * len(seeds):
+        raise StoreError(f"{folder}: matches.parquet has not a row for each of its images; issue its command again")
     return Audit(
         run=run, summary=summary, score=score, samples=run.read_table("samples")[:: len(seeds)], matches=matches,
         hashes=_hashes(run),
@@ -164,6 +164,8 @@ def _common(one: Audit, other: Audit) -> tuple[list[int], list[tuple[str, str]]]
             why = OTHER_KNOWLEDGE
         elif bool(usable[0][row] != usable[1][row]):
             why = ONE_ORIGINAL
+        elif a["label"] not in CONTROLS and not bool(usable[0][row]):
+            why = NO_ORIGINAL
         elif one.hashes.get(a["original"]) != other.hashes.get(b["original"]):
             why = OTHER_ORIGINAL
         elif not same_references and a["label"] in CONTROLS:

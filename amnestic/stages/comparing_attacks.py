@@ -1,6 +1,5 @@
 """Attacks that two models met alike, and those that cannot be compared, with the reason."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,6 @@ from amnestic.core.records import digest
 from amnestic.core.store import Record, Run, different
 from amnestic.stages.attacking import arm_of
 
-_JUDGED = re.compile(r"attack-[0-9a-f]+")
 Reasons = list[tuple[str, str]]
 THIRD_MODELS = ("twin", "original")
 """Arms on a model that is neither of the two."""
@@ -80,8 +78,8 @@ def _by_settings(attacked: Attacked, which: str, left: Reasons) -> dict[str, lis
 
 
 def attacks_on(run: Run) -> list[Record]:
-    """The judged attacks of a run, the oldest first; not their arms, whose records carry a longer name."""
-    return [run.record(name) for name in run.records("attack") if _JUDGED.fullmatch(name)]
+    """The judged attacks of a run, the oldest first."""
+    return [run.record(name) for name in run.records("attack")]
 
 
 def _settings(record: Record) -> dict[str, Any]:

@@ -68,7 +68,8 @@ def demo_request(
     return AuditRequest(
         model=str(testbed.folder / "pipeline"), prompts=_listed(testbed, out, full=full),
         references=testbed.folder, out=out, sampling=testbed.sampling, clip=f"local-dir:{descriptors / 'clip-mini'}",
-        bundled=descriptors / "sscd-mini", shortcut=tuple(shortcut),
+        bundled=descriptors / "sscd-mini", show_originals=True,  # the testbed's works are drawn by a program
+        shortcut=tuple(shortcut),
     )  # fmt: skip
 
 

@@ -85,9 +85,10 @@ def _about(name: str) -> str:
 
 
 def _records(run: Run) -> Iterator[RecordFacts]:
-    """Records without their tensors, which may be large; the oldest first."""
+    """Records without their tensors, which may be large; in the order of the log, which a copy of the run keeps."""
+    place = {event["record"]: i for i, event in enumerate(_events(run.folder / LOG)) if "record" in event}
     files = (run.folder / "records").glob("*/record.json")
-    for file in sorted(files, key=lambda f: (f.stat().st_mtime_ns, f.parent.name)):
+    for file in sorted(files, key=lambda f: (place.get(f.parent.name, -1), f.parent.name)):
         content = _json(file)
         if not isinstance(content, dict) or not {"schema", "stage", "made_by", "data"} <= content.keys():
             raise StoreError(f"{file} is no record; delete its folder and issue its command again")
@@ -95,7 +96,7 @@ def _records(run: Run) -> Iterator[RecordFacts]:
         page = PAGES.get(stage, f"{file.parent.name}.html")
         yield RecordFacts(
             id=file.parent.name, stage=stage, name=made_by["name"], parameters=made_by["parameters"], data=data,
-            page=page if (run.folder / page).is_file() else "",
+            page=page if (run.folder / page).is_file() else "", parents=tuple(content.get("parents") or ()),
         )  # fmt: skip
 
 

@@ -1,13 +1,11 @@
 """A finished run as a published document, and its exports."""
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
-from amnestic.core.errors import InputError, StoreError
+from amnestic.core.errors import InputError
 from amnestic.core.names import did_you_mean
 from amnestic.core.seal import sealed
 from amnestic.core.store import Run, write_atomically
@@ -21,13 +19,14 @@ from amnestic.report.findings_auditor import AuditorFile, read_auditor
 from amnestic.report.findings_parts import Missing, Open
 from amnestic.report.found import findings_of
 from amnestic.report.run_facts import RunFacts
+from amnestic.report.whole import render_findings
+from amnestic.sources.packed import is_packed, packed_bytes
 from amnestic.stages.facts import REPORTS, facts_of
 from amnestic.stages.publishing import publish, require_repository
 from amnestic.stages.sealing import seal_run
 
 DEFAULT = ("html", "json", "md")
 ALL = "all"
-WHOLE = "amnestic.report.whole"
 Content = str | bytes
 
 
@@ -41,6 +40,9 @@ class ReportRequest:
         out: Folder of the exports; default ``report`` inside the run.
         auditor: A YAML file with what only a person can say.
         push_to: Repository on the Hub that gets the card as a pull request, or `None`: nothing leaves this machine.
+        references: Folder of the originals, from which the page makes blurred pictures and overlays.
+        before: Run of the model before a mitigation, from which the page makes blurred pictures.
+        show_originals: Show pictures as they are instead of blurred; the page then holds copies of works.
     """
 
     run: Path
@@ -48,6 +50,9 @@ class ReportRequest:
     out: Path | None = None
     auditor: Path | None = None
     push_to: str | None = None
+    references: Path | None = None
+    before: Path | None = None
+    show_originals: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +77,13 @@ class _Source:
     """What exports are made from.
 
     Attributes:
-        folder: The run.
-        facts: What it holds.
+        asked: What a person asks.
+        facts: What the run holds.
         findings: The document.
         pages: The page, once it was made.
     """
 
-    folder: Path
+    asked: ReportRequest
     facts: RunFacts
     findings: Findings
     pages: dict[str, str] = field(default_factory=dict)
@@ -86,7 +91,7 @@ class _Source:
     def page(self) -> str:
         """The document as one HTML file, made once."""
         if "html" not in self.pages:
-            self.pages["html"] = _page(self.folder, self.findings)
+            self.pages["html"] = _page(self.asked, self.findings)
         return self.pages["html"]
 
 
@@ -111,7 +116,9 @@ def report(request: ReportRequest) -> Reported:
         require_repository(request.push_to)
     said = read_auditor(request.auditor) if request.auditor is not None else AuditorFile()
     facts = facts_of(request.run)
-    source = _Source(folder=request.run, facts=facts, findings=findings_of(facts, said))
+    findings = findings_of(facts, said)
+    _require_pictures(request, findings)
+    source = _Source(asked=request, facts=facts, findings=findings)
     made, left_out = _made(source, wanted, every=ALL in request.formats)
     out = request.out or request.run / REPORTS
     for name, content in made.items():
@@ -206,20 +213,44 @@ FORMATS: Mapping[str, Callable[[_Source], Made]] = {
 """Exports by name; each gives contents by file name, and what it left out."""
 
 
-def _page(folder: Path, findings: Findings) -> str:
-    if find_spec(WHOLE) is not None:
-        rendered: str = importlib.import_module(WHOLE).render_findings(findings, partial(_opened, folder))
-        return rendered
-    file = folder / "report.html"
-    if not file.is_file():
-        raise StoreError(f"{folder} has no report.html; issue the audit's command again, which writes it")
-    return file.read_text("utf-8")
+def _page(asked: ReportRequest, findings: Findings) -> str:
+    references, before = asked.references, asked.before
+    return render_findings(
+        findings, partial(_opened, asked.run),
+        originals=None if references is None else partial(_opened, references),
+        before=None if before is None else partial(_opened, before), show_originals=asked.show_originals,
+    )  # fmt: skip
+
+
+def _require_pictures(request: ReportRequest, findings: Findings) -> None:
+    """Pictures come from the folders that the findings speak of, or from none."""
+    if request.references is not None and not request.references.is_dir():
+        raise InputError(f"--references {request.references} is no folder; give the folder of the originals")
+    if request.before is None:
+        return
+    compared = findings.mitigated.compared
+    if isinstance(compared, Missing):
+        raise InputError(
+            f"--before {request.before}: this run is not compared with one before a mitigation; leave it out, or give "
+            "it to amnestic audit"
+        )
+    model = Run.open(request.before).manifest()["settings"]["model"]["digest"]
+    if model != compared.before_digest:
+        raise InputError(
+            f"--before {request.before} is the run of another model than the one this run was compared with; give the "
+            f"run “{compared.before_run}”"
+        )
 
 
 def _opened(folder: Path, name: str) -> bytes | None:
-    """A file of the run by its path inside; `None` where it is not there or lies outside."""
-    file = (folder / name).resolve()
-    return file.read_bytes() if file.is_relative_to(folder.resolve()) and file.is_file() else None
+    """A file by its path in a folder, or a picture in a table there; `None` where it is not there or lies outside."""
+    file, home = (folder / name).resolve(), folder.resolve()
+    if not file.is_relative_to(home):
+        return None
+    try:
+        return packed_bytes(file) if is_packed(file) else file.read_bytes() if file.is_file() else None
+    except (OSError, InputError):
+        return None
 
 
 def _seal_again(folder: Path, files: list[Path]) -> None:

@@ -1,11 +1,12 @@
 """Turns similarities into rates with intervals, and rates into a report."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from amnestic.audit.evidence import pixel_evidence, thumbnail
@@ -18,11 +19,15 @@ from amnestic.core.seeds import seed_for
 from amnestic.core.store import Record, Run, write_atomically, write_json
 from amnestic.report.html import render
 from amnestic.report.page import Evidence, Page
+from amnestic.report.redaction import blurred
 from amnestic.report.subspace_figures import step_heatmap_figure
 from amnestic.sources.masks import open_mask
 from amnestic.sources.prompts import prompts_digest
 from amnestic.stages.images import Images
 from amnestic.stages.inputs import Inputs
+
+Seen = Callable[[NDArray[np.uint8]], bytes]
+"""What a report shows of a picture."""
 
 MOST_CARDS, MOST_MISSES = 200, 3
 """How many prompts a report shows in pictures, and how many images of one that stayed below the threshold."""
@@ -78,12 +83,14 @@ def report_stage(
     summary: dict[str, Any], *, before: Before | None = None,
 ) -> Path:  # fmt: skip
     """`report.html`: one file that explains itself."""
-    evidence, unshown = evidence_of(run, inputs, images, sscd, before)
+    seen = thumbnail if request.show_originals else blurred
+    evidence, unshown = evidence_of(run, inputs, images, sscd, before, seen)
     page = Page(
         title=f"Replication audit of {summary['model']['name']}",
         summary=summary,
         evidence=evidence,
         unshown=unshown,
+        blurred=not request.show_originals,
         scores=null_and_groups(sscd),
         not_measured=tuple(not_measured(sscd, clip, summary["references"])),
         flags=tuple(flags_of(sscd, summary)),
@@ -97,7 +104,7 @@ def report_stage(
 
 
 def evidence_of(
-    run: Run, inputs: Inputs, images: Images, sscd: Judged, before: Before | None = None
+    run: Run, inputs: Inputs, images: Images, sscd: Judged, before: Before | None, seen: Seen
 ) -> tuple[tuple[Evidence, ...], tuple[int, int]]:
     """Originals beside what the model made of their captions, the highest scores first.
 
@@ -120,12 +127,12 @@ def evidence_of(
         found.append(
             Evidence(
                 work=sscd.embedded.work_of(p), label=prompt.label, rung=prompt.rung, prompt=prompt.prompt,
-                reference=thumbnail(inputs.references.load(by_id[inputs.original_of(prompt)])),
+                reference=seen(inputs.references.load(by_id[inputs.original_of(prompt)])),
                 generations=tuple(
-                    (seed, scores[s], thumbnail(images(Unit(prompt.id, seed))))
+                    (seed, scores[s], seen(images(Unit(prompt.id, seed))))
                     for s, seed in enumerate(sscd.embedded.seeds) if s in shown
                 ),
-                before=_drawn_before(before, p, prompt.id, sorted(shown), sscd),
+                before=_drawn_before(before, p, prompt.id, sorted(shown), sscd, seen),
                 best_score=best[p], replicated=replicated,
                 pixel={name: pixel[name] for name in NO_PIXELS if pixel[name] is not None},
             )
@@ -135,13 +142,13 @@ def evidence_of(
 
 
 def _drawn_before(
-    before: Before | None, row: int, prompt_id: str, columns: list[int], sscd: Judged
+    before: Before | None, row: int, prompt_id: str, columns: list[int], sscd: Judged, seen: Seen
 ) -> tuple[tuple[int, float, bytes], ...]:
     if before is None:
         return ()
     seeds = sscd.embedded.seeds
     return tuple(
-        (seeds[s], float(before.paired[row, s]), thumbnail(before.images(Unit(prompt_id, seeds[s])))) for s in columns
+        (seeds[s], float(before.paired[row, s]), seen(before.images(Unit(prompt_id, seeds[s])))) for s in columns
     )  # fmt: skip
 
 

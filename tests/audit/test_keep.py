@@ -24,7 +24,7 @@ def keeping(request_of, tmp_path):
     """An audit that looks at every pair and keeps what it is told to, done."""
 
     def done(keep):
-        request = replace(request_of, threshold=-1.0, out=tmp_path / keep, keep=keep)
+        request = replace(request_of, threshold=-1.0, out=tmp_path / keep, keep=keep, show_originals=True)
         stages.audit(request)
         return request
 

@@ -69,7 +69,7 @@ def test_unknown_option_is_a_usage_error():
 
 
 def test_what_was_not_measured_is_a_dash(capsys):
-    from amnestic.cli import print_summary
+    from amnestic.terminal import print_summary
 
     nothing = {"estimate": None, "lower": None, "upper": None, "upper_one_sided": None, "n": 0}
     one = nothing | {"estimate": 1.0, "n": 1}

@@ -68,7 +68,10 @@ def test_list_shows_every_method_with_its_settings(family):
         (["locate", "{run}", "-o", "r=2"], "r must lie in (0, 1]"),
         (["locate", "{run}", "--part", "3/2"], "expected a part such as 1/2"),
         (["locate", "{run}", "--part", "half"], "expected a part such as 1/2, got half"),
-        (["locate", "{run}", "--controls", "held-out"], "one of base, heldout, both; got held-out"),
+        (
+            ["locate", "{run}", "--controls", "held-out"],
+            "'held-out' is not one of 'base', 'heldout', 'both'; did you mean heldout?",
+        ),
         (
             ["locate", "{run}", "--analyze", "--controls", "heldout"],
             "the audit drew none; label some of the list heldout",
@@ -77,7 +80,7 @@ def test_list_shows_every_method_with_its_settings(family):
         (["prune", "{run}", "--out", "{out}", "--conceal", "--method", "zero-units"], "give one of them"),
         (["restore", "{none}", "--run", "{run}", "--out", "{out}"], "give a folder that amnestic prune wrote"),
         (["extract", "{none}"], "holds no run"),
-        (["list", "detectors"], "expected localizer, mitigation, attack or finetuning"),
+        (["list", "detectors"], "'detectors' is not one of 'localizer', 'mitigation', 'attack', 'finetuning'"),
     ],
 )
 def test_mistakes_end_in_one_sentence(audited, tmp_path, arguments, sentence):

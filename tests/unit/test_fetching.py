@@ -421,3 +421,11 @@ def test_the_command_tells_what_failed_and_what_to_do_next(server, tmp_path):
     refused = CliRunner().invoke(app, ["fetch", str(listed), "--out", str(tmp_path / "other")])
     assert refused.exit_code == 4
     assert "127.0.0.1 is no public address" in refused.output
+
+
+def test_a_folder_that_cannot_be_written_is_no_fault_of_the_server(server, tmp_path):
+    (tmp_path / "images").write_text("a file")
+    with pytest.raises(StoreError, match="cannot be written"):
+        Fetcher(folder=tmp_path, limits=QUICK).fetch(server.at("/png"))
+    assert server.asked == ["/png"]
+    assert not list(tmp_path.glob(".*.partial"))

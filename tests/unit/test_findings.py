@@ -13,6 +13,8 @@ from amnestic.report.findings import Findings, canonical, digest_of, read_findin
 from amnestic.report.findings_auditor import AuditorFile, read_auditor
 from amnestic.report.findings_parts import Missing
 from amnestic.report.found import findings_of
+from amnestic.report.found_attacked import attacked
+from amnestic.report.run_facts import RecordFacts
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "schema" / "findings-1.json"
 
@@ -158,6 +160,20 @@ class TestAttacked:
         assert one.arms[0].curve[1].passes == 100.0
         assert (one.radius[0].arm, one.radius[0].rate.estimate) == ("works", 0.25)
         assert one.access.startswith("white box")
+
+    def test_one_that_was_judged_before_the_audit_was_scored_again_is_in_doubt(self):
+        assert not attacked(facts(records=[attack(0, 2)])).attacks[0].flags
+        record = attack(0, 2)
+        record.data["verdict"]["threshold"] = 0.5
+        arm = RecordFacts(id="attack-arm-0123456789ab", stage="attack-arm", name="dori", parameters={}, data={},
+                          parents=("m", "other/native/1"))  # fmt: skip
+        record.data["arms"] = {"works": arm.id}
+        protocol = {"id": "abc", "n_seeds": 2, "descriptor": "d/native/0"}
+        found = attacked(facts(records=[arm, record], protocol=protocol))
+        assert found.attacks[0].flags[0].because == (
+            "threshold 0.5 here, 0.7 in the audit; descriptor other/native/1 here, d/native/0 in the audit"
+        )
+        assert "dori was judged otherwise than the audit, so that the two cannot be compared." in found.sentences
 
 
 class TestMitigated:

@@ -167,6 +167,15 @@ class TestSeveral:
             "from attack-2, the strongest of 2"
         )
 
+    @pytest.mark.parametrize("bound", ["upper_one_sided", "lower"])
+    def test_few_works_with_a_wide_bound_hide_no_fail_of_many(self, bound):
+        condition = parse_condition(f"attack.dori.works.{bound} > 10%")
+        few, many = Measured(facts=share(0, 3), source="attack-1"), Measured(facts=share(30, 100), source="attack-2")
+        assert few.facts["upper_one_sided"] > many.facts["upper_one_sided"]
+        found = judge(condition, [few, many])
+        assert (found.verdict, found.source) == ("fail", "attack-2")
+        assert found.why.endswith("from attack-2, one of 2")
+
     def test_an_attack_in_doubt_decides_nothing_but_hides_no_fail(self):
         condition = parse_condition("attack.dori.works.upper_one_sided > 20%")
         doubtful = Measured(facts=share(50, 60), source="attack-1", doubt="it is not trustworthy")

@@ -128,3 +128,40 @@ class TestModelFiles:
         found = model_files("some/model")
         assert found == {"files": model_files(str(tiny_pipeline))["files"], "commit": commit}
         assert model_files("some/other") == {"files": {}, "commit": None}
+
+
+@GIT
+@pytest.mark.parametrize("how", ["filter", "include", "submodule"])
+def test_no_program_that_a_checkout_names_is_started(tmp_path, how):
+    def git(*words, place=tmp_path):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+        subprocess.run(
+            ["git", "-C", place, *who, "-c", "protocol.file.allow=always", *words], check=True, capture_output=True
+        )
+
+    ran, place = tmp_path / "ran", tmp_path
+    program = f"sh -c 'touch {ran}; cat'"
+    git("init")
+    if how == "submodule":
+        inner = tmp_path.with_name(tmp_path.name + "-inner")
+        inner.mkdir()
+        git("init", place=inner)
+        git("commit", "--allow-empty", "-m", "one", place=inner)
+        git("submodule", "add", str(inner), "sub")
+        place = tmp_path / "sub"
+    (place / "a.txt").write_text("1")
+    (place / ".gitattributes").write_text("* filter=evil")
+    git("add", "a.txt", ".gitattributes", place=place)
+    git("commit", "-m", "one", place=place)
+    if how == "submodule":
+        git("add", "sub")
+        git("commit", "-m", "two")
+    if how == "include":
+        (tmp_path / "more").write_text(f'[filter "evil"]\n\tclean = "{program}"\n')
+        git("config", "include.path", str(tmp_path / "more"))
+    else:
+        git("config", "filter.evil.clean", program, place=place)
+    (place / "a.txt").write_text("2")
+    found = commit_of(tmp_path)
+    assert not ran.exists()
+    assert found["dirty"] == (False if how == "submodule" else "not known")

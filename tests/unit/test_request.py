@@ -21,7 +21,7 @@ ALL = AuditRequest(
     revision="main", variant="fp16", dtype="bfloat16", device="cpu", allow_pickle=True, descriptor="sscd",
     sscd_weights=Path("sscd.pt"), preprocessing="native", allow_torchscript=True, threshold=0.6, clip="ViT-B-32",
     clip_pretrained="openai", batch_size=3, keep=Keep.LATENTS, limit_prompts=5, max_leak_rate=0.05,
-    before=Path("before"), twin=Path("twin"), real_images=Path("real"), config=Path("settings"),
+    before=Path("before"), twin=Path("twin"), real_images=Path("real"), show_originals=True, config=Path("settings"),
     lora=("style.safetensors:0.5", "owner/name"),
 )  # fmt: skip
 

@@ -1,5 +1,7 @@
 """What two audits say of each other: known answers, properties, and the words that they carry."""
 
+import re
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -101,6 +103,19 @@ def test_sentences_carry_their_bounds():
     assert "no difference." not in same
     assert "too few" in concluded(split(5))[1]
     assert "no work in common" in concluded(None)[1]
+
+
+def test_bounds_are_rounded_to_the_side_that_claims_less():
+    for works in (split(48, up=12), split(48, down=12), split(48), split(300, up=40), split(7, down=7)):
+        said = concluded(works)[1]
+        least = max(works.change.lower_one_sided, -works.change.upper_one_sided)
+        if least > 0:
+            assert float(re.search(r"by at least ([\d.]+) points", said)[1]) <= 100 * least
+        else:
+            rise, fall = map(float, re.search(r"rise of up to ([\d.]+) points .* to ([\d.]+) points", said).groups())
+            assert rise >= 100 * works.change.upper_one_sided
+            assert fall >= -100 * works.change.lower_one_sided
+            assert float(re.search(r"a change of ([\d.]+) points", said)[1]) >= 100 * works.detectable
 
 
 def test_holm_raises_p_over_groups_and_with_it_the_reading():

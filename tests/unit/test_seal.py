@@ -181,6 +181,13 @@ class TestWhatIsSeen:
         os.mkfifo(run.folder / "images/w0/2.png")
         assert differences(run) == {"images/w0/2.png": "no plain file"}
 
+    def test_a_seal_that_is_a_pipe_is_not_waited_for(self, run):
+        (run.folder / SUMS).unlink()
+        os.mkfifo(run.folder / SUMS)
+        assert differences(run) == {SUMS: "changed"}
+        with pytest.raises(StoreError, match="put the sealed file back"):
+            seal_run(Run.open(run.folder))
+
     @pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "a//b", "./a"])
     def test_sums_that_name_files_outside_are_damaged(self, run, name):
         text = sums_text(sealed(run.folder) | {name: "0" * 64})

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from amnestic.core.errors import StoreError
-from amnestic.core.store import Run, write_json
+from amnestic.core.records import MethodSpec
+from amnestic.core.store import Record, Run, record_id, write_json
 
 LONG = "/a/folder/whose/name/is/so/long/that/only/its/start/is/ever/shown/"
 
@@ -41,3 +42,15 @@ def test_what_json_does_not_know_is_not_written(tmp_path, value):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"deep": [value]})
     assert not list(tmp_path.iterdir())
+
+
+def test_records_of_a_stage_are_not_those_of_one_that_begins_alike(tmp_path):
+    run = Run.start(tmp_path / "run", settings())
+    for stage in ("attack", "attack-arm", "attack-part"):
+        run.save(Record(stage=stage, made_by=MethodSpec(name="dori"), parents=("a",), data={}, tensors={}))
+    (run.folder / "records" / "attack-notes").mkdir()
+    (run.folder / "records" / "attack-notes" / "record.json").write_text("{}")
+    for stage in ("attack", "attack-arm", "attack-part"):
+        assert run.records(stage) == [record_id(stage, MethodSpec(name="dori"), ("a",))]
+    with pytest.raises(StoreError, match=r"finished ones: attack-arm-[0-9a-f]{12}$"):
+        run.record("attack-arm-000000000000")
