@@ -45,8 +45,8 @@ def page() -> str:
 def _told(words: str, command: Any) -> Iterator[str]:  # noqa: ANN401 - typer's own class
     command_name = f"AMNESTIC {words}".upper().replace(" ", "_")
     yield f"## amnestic {words}"
-    prose, _, examples = _plain(command.help).partition("Examples:\n")
-    yield markdown(prose.strip())
+    examples = "\n".join(command.examples)
+    yield markdown(_plain(command.help).strip())
     own = [p for p in command.params if getattr(p, "rich_help_panel", None) != EVERYWHERE]
     told = [p for p in own if not getattr(p, "hidden", False)]
     arguments = [p for p in told if p.param_type_name == "argument"]
