@@ -5,8 +5,7 @@ AmnesticError               exit code
 ├── InputError              2   wrong path, option, file or prompt list
 │   └── UnsupportedModel    2   a model family or weight format that is refused
 ├── StoreError              2   run folder made with other settings, or not finished
-├── NotFinite               5   NaN or infinity in weights or activations
-└── Interrupted             130 stopped by the user; nothing written so far is lost
+└── NotFinite               5   NaN or infinity in weights or activations
 ```
 
 Each message says what was expected, what came, and what to do.
@@ -37,9 +36,3 @@ class StoreError(AmnesticError):
 
 class NotFinite(AmnesticError):
     """Weights or activations hold NaN or infinity."""
-
-
-class Interrupted(AmnesticError):
-    """The user stopped the run; issuing the same command again continues it."""
-
-    exit_code = 130

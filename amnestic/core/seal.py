@@ -17,14 +17,12 @@ stay.
 import hashlib
 import os
 import stat
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from amnestic.core.errors import StoreError
-from amnestic.core.records import digest
 from amnestic.core.store import write_atomically
 from amnestic.core.sums import ordered, read_sums, sums_text
 
@@ -232,23 +230,6 @@ def run_digest(folder: Path) -> str:
         state = "was never sealed" if finished else "has not finished"
         raise StoreError(f"{folder} {state}; issue its command again, which seals it when it is done")
     return _checksum(folder / SUMS)
-
-
-def findings_digest(summary: Mapping[str, Any]) -> str:
-    """Digest of what was found, whoever measured it and however long it took: canonical JSON without timings.
-
-    Args:
-        summary: Of an audit, as in ``summary.json``.
-
-    Returns:
-        SHA-256; the same for two audits that found the same.
-
-    Example:
-        >>> one = findings_digest({"n_seeds": 4, "timings": {"total_s": 1.0}})
-        >>> one == findings_digest({"timings": {"total_s": 2.0}, "n_seeds": 4})
-        True
-    """
-    return digest({k: v for k, v in summary.items() if k != "timings"})
 
 
 def _compared(folder: Path, name: str, kept: str | None, *, there: bool) -> tuple[Kind | None, int]:

@@ -19,7 +19,6 @@ from amnestic.core.seal import (
     Difference,
     Kind,
     check,
-    findings_digest,
     listing,
     printable,
     run_digest,
@@ -323,12 +322,6 @@ class TestSpelling:
     @given(st.text(max_size=30))
     def test_a_line_is_one_line_without_escapes_of_a_terminal(self, name):
         assert printable(name).isprintable()
-
-
-def test_findings_have_a_digest_of_their_own():
-    one = findings_digest({"verdict": "none", "rate": 0.1, "timings": {"total_s": 1}})
-    assert one == findings_digest({"rate": 0.1, "verdict": "none", "timings": {"total_s": 2}})
-    assert one != findings_digest({"rate": 0.2, "verdict": "none"})
 
 
 def test_the_run_itself_may_be_a_link(run, tmp_path):

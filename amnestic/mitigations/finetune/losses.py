@@ -1,4 +1,4 @@
-"""Noised rows of a fine-tuning step, and what a model that does not learn says of them."""
+"""Noised rows of a fine-tuning step."""
 
 from collections.abc import Sequence
 
@@ -32,20 +32,3 @@ def noised_rows(
     noise = torch.stack([torch.randn(x0.shape[1:], generator=rng) for rng in rngs]).to(device)
     x0 = x0.float().to(device)
     return NoisedRows(x0=x0, noise=noise, t=t, x=target.noised(x0, noise, t))
-
-
-@torch.no_grad()
-def predicted_by(target: Target, rows: NoisedRows, prompts: Sequence[str]) -> Float[Tensor, "N C H W"]:
-    """What a model that does not learn predicts for noisy images under some prompts; float32.
-
-    Args:
-        target: The model; may compute in half precision.
-        rows: Noisy images.
-        prompts: One a row.
-
-    Returns:
-        Predicted noise.
-    """
-    cond = target.encode(prompts)
-    found: Tensor = target.predict(rows.x.to(cond), rows.t.to(cond.device), cond)
-    return found.float().to(rows.x.device)
