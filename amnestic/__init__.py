@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from amnestic.stages.analyzing import AnalyzeRequest
     from amnestic.stages.attacking import AttackRequest
     from amnestic.stages.finetuning import FinetuneRequest
-    from amnestic.stages.locality import LocalityRequest
     from amnestic.stages.locating import LocateRequest
     from amnestic.stages.pruning import PruneRequest
     from amnestic.stages.reporting import ReportRequest
+    from amnestic.stages.studying_locality import LocalityRequest
     from amnestic.stages.surrogates import Wanted
     from amnestic.testbed.bundled import Testbed, bundled, open_testbed
 
@@ -47,7 +47,7 @@ _WHERE = {
     "AttackRequest": "amnestic.stages.attacking",
     "AuditRequest": "amnestic.audit.request",
     "FinetuneRequest": "amnestic.stages.finetuning",
-    "LocalityRequest": "amnestic.stages.locality",
+    "LocalityRequest": "amnestic.stages.studying_locality",
     "LocateRequest": "amnestic.stages.locating",
     "PipelineTarget": "amnestic.model.target",
     "Prompt": "amnestic.core.records",

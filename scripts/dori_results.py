@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from amnestic import stages
+from amnestic.audit.attack_arms import arm_of
 from amnestic.audit.request import AuditRequest
 from amnestic.audit.selection import Selection
 from amnestic.core.records import plain
 from amnestic.core.store import Record, Run, write_json
 from amnestic.measures.recovery import mean_over_works, recovery_curve, share_above
 from amnestic.stages import AttackRequest, FinetuneRequest, LocalityRequest, LocateRequest, PruneRequest
-from amnestic.stages.attacking import arm_of
 from amnestic.stages.surrogates import Wanted
 from amnestic.testbed.bundled import Testbed, bundled, open_testbed
 
@@ -141,18 +141,24 @@ class Study:
         for model in wanted:
             started = time.monotonic()
             row = held.setdefault(model.name, {"attacks": {}})
+            if not self._missing(model, row):
+                continue
             place, about = self.made(model)
             row |= about
             run = self.audited(model, place, row)
             drawn = json.loads((run / "summary.json").read_text())["model"]["digest"]
             if row.setdefault("model", drawn) != drawn:  # attacks on other weights say nothing about these
                 row |= {"model": drawn, "attacks": {}}
-            for attack in ("dori", *model.attacks):
-                if attack not in row["attacks"] and (not self.attacks or attack in self.attacks):
-                    few = attack in RIVALS or (attack == "auto-dori" and model.name in ("original", "twin"))
-                    row["attacks"][attack] = self.attacked(run, attack, RIVAL_WORKS if few else None)
-                    write()
+            for attack in self._missing(model, row):
+                few = attack in RIVALS or (attack == "auto-dori" and model.name in ("original", "twin"))
+                row["attacks"][attack] = self.attacked(run, attack, RIVAL_WORKS if few else None)
+                write()
             print(f"{model.name}: {time.monotonic() - started:.0f} s", flush=True)
+
+    def _missing(self, model: Model, row: Mapping[str, Any]) -> list[str]:
+        """Attacks on a model that the results do not hold."""
+        return [a for a in ("dori", *model.attacks)
+                if a not in row["attacks"] and (not self.attacks or a in self.attacks)]  # fmt: skip
 
     def made(self, model: Model) -> tuple[Path, dict[str, Any]]:
         """Folder of a model, and what making it cost."""

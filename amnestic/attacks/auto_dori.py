@@ -20,7 +20,9 @@ class AutoDori(Attack):
     for taking the worst.
 
     Attributes:
-        version: Which ensemble; its members stay as they are, so that outcomes of one version compare.
+        version: Which ensemble; its members stay as they are, so that outcomes of one version compare. In version 1 the
+            search over the noisier half of the timesteps minimised the error of what the model predicts; in 2 that of
+            epsilon, which found more on edited models.
         batch_size: Most rows computed at once; does not change the result beyond rounding.
 
     Source:
@@ -35,8 +37,14 @@ class AutoDori(Attack):
             {"start": "prompt", "loss": "denoising", "t_low": 0.5, "weighting": "prediction"},
             {"start": "other-memorized", "loss": "denoising"},
         ),
+        2: (
+            {"start": "prompt", "loss": "denoising"},
+            {"start": "noise", "loss": "denoising"},
+            {"start": "prompt", "loss": "denoising", "t_low": 0.5},
+            {"start": "other-memorized", "loss": "denoising"},
+        ),
     }
-    version: int = 1
+    version: int = 2
     batch_size: int = 64
 
     def __post_init__(self) -> None:

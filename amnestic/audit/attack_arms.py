@@ -9,6 +9,7 @@ from torch import Tensor
 
 from amnestic.core.errors import InputError
 from amnestic.core.records import Rate
+from amnestic.core.store import Record
 from amnestic.measures.recovery import (
     CurvePoint,
     Hidden,
@@ -228,3 +229,13 @@ def loss_ends(loss: Float[Tensor, "K T N"]) -> tuple[Float[Tensor, "N"], Float[T
         if found:
             ends[:, place] = max(found, key=lambda pair: float(pair[0] - pair[1]))
     return ends[0], ends[1]
+
+
+def arm_of(record: Record, threshold: float) -> Arm:
+    """What the verdict is made of, from the record of an arm; a copy scores above the threshold."""
+    data, tensors = record.data, record.tensors
+    return Arm(
+        works=tuple(data["works"]), steps=tuple(data["steps"]), scores=tensors["scores"], loss=tensors["loss"],
+        gradient=tensors["gradient"], stopped=torch.tensor(data["stopped"]), forward=tensors["forward"],
+        backward=tensors["backward"], flags=tuple(data["flags"]), threshold=threshold, plain=tensors.get("plain"),
+    )  # fmt: skip

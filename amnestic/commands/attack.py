@@ -18,6 +18,7 @@ from amnestic.commands.options import (
     Part,
     References,
     Rung,
+    ShowOriginals,
 )
 from amnestic.terminal import out, print_attack, print_record_json, progress_bars
 
@@ -46,6 +47,7 @@ def attack(
     sscd_weights: Annotated[Path | None, typer.Option(help="File of published SSCD weights.")] = None,
     clip: Annotated[str | None, typer.Option(help="open_clip model for losses through a descriptor.")] = None,
     clip_pretrained: Annotated[str | None, typer.Option(help="Its weights.")] = None,
+    show_originals: ShowOriginals = False,
     model: ModelNow = None,
     device: Device = "auto",
     allow_pickle: AllowPickle = False,
@@ -67,7 +69,8 @@ def attack(
         selection=Selection(rung=rung, part=part_of(part) if part else None, limit=limit), n_controls=controls,
         twin=twin, original=original, random=random, early_stop=early_stop, keep=_steps(keep), n_seeds=seeds,
         radii=_numbers(radii), descriptor=descriptor, sscd_weights=sscd_weights, clip=clip,
-        clip_pretrained=clip_pretrained, model=model, device=device, allow_pickle=allow_pickle,
+        clip_pretrained=clip_pretrained, show_originals=show_originals, model=model, device=device,
+        allow_pickle=allow_pickle,
     )  # fmt: skip
     with progress_bars() as show:
         record = stages.attack(request, progress=show)

@@ -6,14 +6,11 @@ from typing import Annotated
 import typer
 
 from amnestic.commands.exits import VERDICT_EXIT
-from amnestic.commands.options import Json
+from amnestic.commands.options import Json, ShowOriginals
 from amnestic.core.records import Keep, Sampling
 from amnestic.terminal import out, print_json, print_summary, progress_bars
 
 Model = Annotated[str, typer.Argument(help="Hub id, diffusers folder or .safetensors checkpoint.")]
-ShowOriginals = Annotated[
-    bool, typer.Option("--show-originals", help="Pictures in the report as they are; it then copies works.")
-]
 OutDir = Annotated[Path, typer.Option("--out", help="Run folder; issue the same command again to continue it.")]
 
 

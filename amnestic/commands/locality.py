@@ -60,8 +60,8 @@ def locality(
         amnestic locality runs/sd14 --references originals/ --rounds 0 --tsne
     """
     from amnestic.audit.selection import Selection
-    from amnestic.stages.locality import METHODS, LocalityRequest
-    from amnestic.stages.locality import locality as study
+    from amnestic.stages.studying_locality import METHODS, LocalityRequest
+    from amnestic.stages.studying_locality import locality as study
 
     names = localizer or list(METHODS)
     options = _options(option or [], ["dori", *names])

@@ -44,3 +44,6 @@ Judge = Annotated[
     str, typer.Option(help="What judged the audit: auto, sscd, sscd-onnx ...", autocompletion=descriptors)
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+ShowOriginals = Annotated[
+    bool, typer.Option("--show-originals", help="Pictures in the report as they are; it then copies works.")
+]

@@ -15,7 +15,7 @@ from amnestic.notebook.view import View, view_of
 from amnestic.report.blocks import Block, Strip, Tile
 from amnestic.report.wording import named, number
 from amnestic.sources.images import ImageProblem, open_image
-from amnestic.stages.attacking import pictures_of
+from amnestic.stages.originals import pictures_of
 from amnestic.stages.scores import threshold_of
 
 if TYPE_CHECKING:

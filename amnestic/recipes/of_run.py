@@ -16,9 +16,9 @@ from amnestic.recipes.command import given_to
 from amnestic.recipes.recipe_file import MUST, TESTBED
 from amnestic.recipes.runner import NOTES
 from amnestic.recipes.written import dumped
-from amnestic.stages.locality import LocalityRequest
 from amnestic.stages.locating import selected
 from amnestic.stages.scores import scored
+from amnestic.stages.studying_locality import LocalityRequest
 
 AUDIT = "audit"
 MOST_PARTS = 6

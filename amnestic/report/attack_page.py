@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from markupsafe import Markup
 from PIL import Image
 
-from amnestic.report import wording
+from amnestic.report import redaction, wording
 from amnestic.report.attack_figures import arm_name, budget_figure, radius_figure, steps_figure
 from amnestic.report.attack_rows import (
     agreement_rows,
@@ -82,7 +82,8 @@ class Drawn(NamedTuple):
 
 
 def render_attack(
-    data: Mapping[str, Any], made_by: Mapping[str, Any], attempts: Sequence[Attempt] = (), *, unshown: int = 0
+    data: Mapping[str, Any], made_by: Mapping[str, Any], attempts: Sequence[Attempt] = (), *, unshown: int = 0,
+    blurred: bool = True,
 ) -> str:  # fmt: skip
     """What an attack shows, as one HTML file.
 
@@ -92,6 +93,7 @@ def render_attack(
         made_by: ``name`` and ``parameters`` of the attack.
         attempts: Works with their pictures, in the order in which they are shown.
         unshown: How many more works there are.
+        blurred: Leave no more of pictures than the colours of 8 by 8 fields, so that the page copies no work.
 
     Returns:
         HTML in UTF-8 without scripts and without addresses to fetch from. What is missing, `None` or NaN is said to be
@@ -108,16 +110,17 @@ def render_attack(
         "why": [str(sentence) for sentence in verdict.get("why") or ()], "flags": listed(verdict.get("flags")),
         "arms": list(arm_rows(verdict)), "controls": list(control_rows(verdict)), "figures": figures,
         "left_out": left_out, "works": work_rows(verdict), "hidden": hidden_rows(verdict),
-        "agreement": agreement_rows(verdict), "cards": [_card(attempt, threshold) for attempt in attempts],
-        "unshown": unshown, "threshold": threshold, "swept": bool(mapping(verdict.get("radius"))),
+        "agreement": agreement_rows(verdict), "unshown": unshown, "blurred": blurred,
+        "cards": [_card(attempt, threshold, blurred) for attempt in attempts],
+        "threshold": threshold, "swept": bool(mapping(verdict.get("radius"))),
         "not_measured": _not_measured(verdict), "notes": [str(one) for one in verdict.get("notes") or ()],
         "settings": list(_settings(data, verdict, made_by)), "caveat": wording.NOT_A_FINDING,
     }  # fmt: skip
     return fill("attack.html.j2", context)
 
 
-def thumbnail(image: ImageArray | None, *, side: int = THUMBNAIL) -> bytes | None:
-    """A picture as PNG, no longer than `side` on either side.
+def thumbnail(image: ImageArray | None, *, side: int = THUMBNAIL, blurred: bool = False) -> bytes | None:
+    """A picture as PNG, no longer than `side` on either side; blurred, a JPEG that holds no pixel of it.
 
     Example:
         >>> import numpy as np
@@ -129,6 +132,8 @@ def thumbnail(image: ImageArray | None, *, side: int = THUMBNAIL) -> bytes | Non
     array = np.ascontiguousarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
         raise ValueError(f"expected a picture of 8 bits (H, W, 3), got {array.dtype} {array.shape}; convert it first")
+    if blurred:
+        return redaction.blurred(array)
     small, written = Image.fromarray(array), io.BytesIO()
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     small.save(written, "PNG", optimize=True)
@@ -180,11 +185,13 @@ def _not_measured(verdict: Facts) -> list[tuple[str, str]]:
     return [(str(what), str(why)) for what, why in found]
 
 
-def _card(attempt: Attempt, threshold: float | None) -> Card:
+def _card(attempt: Attempt, threshold: float | None, blurred: bool) -> Card:
     sides = (("before", attempt.before, attempt.score_before), ("after", attempt.after, attempt.score_after))
     over = {name: threshold is not None and (score or -2.0) > threshold for name, _, score in sides}
-    pictures = [("original", thumbnail(attempt.original), "", False)]
-    pictures += [(name, thumbnail(image), wording.number(score), over[name]) for name, image, score in sides]
+    pictures = [("original", thumbnail(attempt.original, blurred=blurred), "", False)]
+    pictures += [
+        (name, thumbnail(image, blurred=blurred), wording.number(score), over[name]) for name, image, score in sides
+    ]
     return Card(
         work=attempt.work, arm=arm_name(attempt.arm), prompt=attempt.prompt, text=attempt.text, back=over["after"],
         pictures=tuple(pictures),

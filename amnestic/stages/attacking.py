@@ -1,41 +1,33 @@
 """Can it be brought back? An attack on a finished audit's model, beside its controls."""
 
-import hashlib
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from amnestic.attacks.dori import Dori
 from amnestic.attacks.random_embeddings import RandomEmbeddings
-from amnestic.audit.attack_arms import Arm
+from amnestic.audit.attack_arms import arm_of
 from amnestic.audit.attack_goals import KnownImages, known_images
 from amnestic.audit.attack_verdict import attack_verdict
 from amnestic.audit.selection import Selection
-from amnestic.core.attacks import Attack, Goal
+from amnestic.core.attacks import Attack
 from amnestic.core.errors import InputError
-from amnestic.core.protocols import Encoder
 from amnestic.core.records import Prompt, Sampling, plain
 from amnestic.core.registry import build
 from amnestic.core.store import Record, Run, write_atomically
-from amnestic.measures.pixels import match_size
 from amnestic.model.clip import load_clip
 from amnestic.model.target import PipelineTarget
 from amnestic.parallel import team
 from amnestic.report.attack_page import Attempt, render_attack
-from amnestic.sources.references import named_references, reference_id
 from amnestic.stages.attack_bench import STEPS, Bench
 from amnestic.stages.inputs import Progress, silent
-from amnestic.stages.judges import judge_of
 from amnestic.stages.models import model_of
-from amnestic.stages.scores import described, threshold_of
+from amnestic.stages.originals import goals_of, judged_by, pictures_of
+from amnestic.stages.scores import threshold_of
 from amnestic.stages.sealing import seal_run
 
 WITHIN = " within "
@@ -66,6 +58,7 @@ class AttackRequest:
         sscd_weights: File of its weights, likewise.
         clip: An open_clip model for attacks through a differentiable descriptor, or `None`.
         clip_pretrained: Its weights.
+        show_originals: Show pictures on the page as they are; by default they are blurred, so that it copies no work.
         model: Where the model lies now, if not where the audit found it.
         device, allow_pickle: How models are loaded.
     """
@@ -87,6 +80,7 @@ class AttackRequest:
     sscd_weights: Path | None = None
     clip: str | None = None
     clip_pretrained: str | None = None
+    show_originals: bool = False
     model: str | None = None
     device: str = "auto"
     allow_pickle: bool = False
@@ -120,12 +114,14 @@ def attack(request: AttackRequest, *, progress: Progress = silent) -> Record | N
         arms[name] = bench.arm(model, how, goals, team=crew, progress=progress, name=f"{request.method}: {name}")
     record = crew.on_main(lambda: _judged(run, request, method, arms, time.monotonic() - started))
     if record is not None:
-        _write_page(run, record, known, pictures)
+        _write_page(run, record, known, pictures, blurred=not request.show_originals)
         seal_run(run, f"{record.id}.html")
     return record
 
 
-def _write_page(run: Run, record: Record, known: KnownImages, pictures: Mapping[str, Any]) -> None:
+def _write_page(
+    run: Run, record: Record, known: KnownImages, pictures: Mapping[str, Any], *, blurred: bool
+) -> None:  # fmt: skip
     """``RECORD.html`` beside the report, with what was drawn before and after for the first works of two arms."""
     attempts, left = [], 0
     prompts = {p.id: p for p in (*known.works, *known.heldout)}
@@ -134,7 +130,7 @@ def _write_page(run: Run, record: Record, known: KnownImages, pictures: Mapping[
             shown = list(_attempts(name, run.record(record.data["arms"][name]), prompts, pictures))
             attempts += shown[:SHOWN]
             left += len(shown[SHOWN:])
-    page = render_attack(record.data, plain(record.made_by), attempts, unshown=left)
+    page = render_attack(record.data, plain(record.made_by), attempts, unshown=left, blurred=blurred)
     write_atomically(run.folder / f"{record.id}.html", page)
 
 
@@ -212,87 +208,6 @@ def _bench(
     return bench, pictures_of(run, request.references, [*known.works, *known.heldout], target.image_size)
 
 
-class Told(Protocol):
-    """A request that names the descriptor which judged an audit."""
-
-    @property
-    def descriptor(self) -> str:
-        """As ``audit`` was told."""
-        ...
-
-    @property
-    def sscd_weights(self) -> Path | None:
-        """File of its weights, likewise."""
-        ...
-
-
-def judged_by(
-    run: Run, request: Told, target: PipelineTarget, prompts: Sequence[Prompt]
-) -> tuple[Encoder, dict[str, Tensor]]:
-    """The descriptor that judged the audit, and its vectors of the originals by prompt id."""
-    encoder = judge_of(
-        run, target, descriptor=request.descriptor, sscd_weights=request.sscd_weights, device=target.device
-    )
-    _, vectors, place = described(run)
-    return encoder, {p.id: vectors[place[p.image]] for p in prompts}
-
-
-def pictures_of(run: Run, folder: Path, prompts: Sequence[Prompt], side: int) -> dict[str, Any]:
-    """Originals by prompt id, as 8-bit pictures of the model's size: the very files that the audit compared with.
-
-    Args:
-        run: The audit, which wrote down what it read.
-        folder: Where they are, or a folder below the one from which the prompt list's paths count.
-        prompts: Whose originals.
-        side: In pixels.
-
-    Returns:
-        Pictures ``(H, W, 3)``.
-
-    Raises:
-        InputError: If one is missing, cannot be read, or is another picture than the audit's.
-    """
-    references = named_references(folder, [p.image for p in prompts])
-    usable = {r.id: r for r in references.usable()}
-    by_prompt = {p.id: usable.get(reference_id(p.image)) for p in prompts}
-    audited = {row["id"]: row["sha256"] for row in _referenced(run)}
-    unfit = [p.image for p in prompts if (r := by_prompt[p.id]) is None or audited.get(r.id, r.sha256) != r.sha256]
-    if unfit:
-        raise InputError(
-            f"expected the originals that the audit compared with in {folder}; {len(unfit)} are missing, unreadable or "
-            f"changed, the first is {unfit[0]}; give the folder that the audit was given with --references"
-        )
-    return {name: match_size(references.load(r), (side, side)) for name, r in by_prompt.items() if r is not None}
-
-
-def _referenced(run: Run) -> list[dict[str, Any]]:
-    """What an audit wrote down about its references; nothing for runs that wrote nothing."""
-    file = run.folder / "references.json"
-    return json.loads(file.read_text()) if file.is_file() else []
-
-
-def goals_of(target: PipelineTarget, prompts: Sequence[Prompt], pictures: Mapping[str, Any]) -> tuple[Goal, ...]:
-    """Known images as a model encodes them.
-
-    Args:
-        target: The model; each has its own autoencoder.
-        prompts: N prompts.
-        pictures: From `pictures_of`.
-
-    Returns:
-        N goals.
-    """
-    latents = [target.latents_of([pictures[p.id]])[0].float().cpu() for p in prompts]
-    return tuple(
-        Goal(prompt=p, original=z, image=hash_of(pictures[p.id])) for p, z in zip(prompts, latents, strict=True)
-    )
-
-
-def hash_of(picture: NDArray[np.uint8]) -> str:
-    """SHA-256 of a picture's pixels."""
-    return hashlib.sha256(np.ascontiguousarray(picture).tobytes()).hexdigest()
-
-
 def _judged(
     run: Run, request: AttackRequest, method: Attack, arms: Mapping[str, Record | None], seconds: float
 ) -> Record:
@@ -328,13 +243,3 @@ def _sweep(arms: Mapping[str, Record]) -> dict[str, dict[float, Tensor]]:
         if bounded:
             found.setdefault(arm, {})[float(radius)] = record.tensors["scores"].flatten(1)
     return found
-
-
-def arm_of(record: Record, threshold: float) -> Arm:
-    """What the verdict is made of, from the record of an arm; a copy scores above the threshold."""
-    data, tensors = record.data, record.tensors
-    return Arm(
-        works=tuple(data["works"]), steps=tuple(data["steps"]), scores=tensors["scores"], loss=tensors["loss"],
-        gradient=tensors["gradient"], stopped=torch.tensor(data["stopped"]), forward=tensors["forward"],
-        backward=tensors["backward"], flags=tuple(data["flags"]), threshold=threshold, plain=tensors.get("plain"),
-    )  # fmt: skip

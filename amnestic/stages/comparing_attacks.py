@@ -4,11 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from amnestic.audit.attack_arms import Arm
+from amnestic.audit.attack_arms import Arm, arm_of
 from amnestic.audit.run_comparison import AttackComparison, compare_attack
 from amnestic.core.records import digest
 from amnestic.core.store import Record, Run, different
-from amnestic.stages.attacking import arm_of
 
 Reasons = list[tuple[str, str]]
 THIRD_MODELS = ("twin", "original")

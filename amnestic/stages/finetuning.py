@@ -26,11 +26,11 @@ from amnestic.model.target import PipelineTarget
 from amnestic.model.trainee import changed
 from amnestic.parallel import Team, team
 from amnestic.sources.image_sets import read_captioned
-from amnestic.stages.attacking import goals_of, hash_of, judged_by, pictures_of
 from amnestic.stages.images import images_of
 from amnestic.stages.inputs import Progress, silent
 from amnestic.stages.locating import selected
 from amnestic.stages.models import model_of
+from amnestic.stages.originals import goals_of, hash_of, judged_by, pictures_of
 from amnestic.stages.pruning import require_free, write_model
 from amnestic.stages.scores import scored
 from amnestic.stages.sealing import seal_run

@@ -21,10 +21,10 @@ from amnestic.measures.intervals import rate
 from amnestic.measures.similarity import same_seed
 from amnestic.mitigations.pruning.zero_units import ZeroUnits
 from amnestic.model.target import PipelineTarget
-from amnestic.stages.attacking import goals_of
 from amnestic.stages.inputs import Progress
 from amnestic.stages.locality_study import Ends, Study, ends_of
 from amnestic.stages.locating import identity
+from amnestic.stages.originals import goals_of
 
 BATCH = 16
 ENDS = {

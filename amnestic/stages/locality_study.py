@@ -25,15 +25,15 @@ from amnestic.core.store import Record, Run
 from amnestic.model.clip import load_clip
 from amnestic.model.target import PipelineTarget
 from amnestic.stages.attack_bench import Bench
-from amnestic.stages.attacking import goals_of, pictures_of
 from amnestic.stages.inputs import Progress
 from amnestic.stages.judges import judge_of
 from amnestic.stages.locating import identity
 from amnestic.stages.models import model_of
+from amnestic.stages.originals import goals_of, pictures_of
 from amnestic.stages.scores import described, threshold_of
 
 if TYPE_CHECKING:
-    from amnestic.stages.locality import LocalityRequest
+    from amnestic.stages.studying_locality import LocalityRequest
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -15,7 +15,7 @@ from amnestic.core.store import Run, write_atomically
 from amnestic.model.clip import load_clip
 from amnestic.model.target import PipelineTarget
 from amnestic.sources.images import open_image
-from amnestic.stages.audit import audit
+from amnestic.stages.auditing import audit
 from amnestic.stages.embedding import embed_stage, embeddings
 from amnestic.stages.images import images_of
 from amnestic.stages.inputs import Inputs, Progress, generation_settings, read_inputs, silent, usable_with

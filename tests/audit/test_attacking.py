@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from amnestic import stages
+from amnestic.audit.attack_arms import arm_of
 from amnestic.audit.attack_goals import known_images
 from amnestic.audit.selection import Selection, select
 from amnestic.audit.tried_inputs import STOPPING_SEEDS, InputJudge
@@ -21,7 +22,6 @@ from amnestic.model.sscd import small_network
 from amnestic.model.target import PipelineTarget
 from amnestic.stages import AttackRequest, attacking
 from amnestic.stages.attack_bench import Bench
-from amnestic.stages.attacking import arm_of
 from amnestic.testbed.sscd_mini import export_sscd
 
 

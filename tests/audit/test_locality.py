@@ -37,8 +37,8 @@ from amnestic.measures.overlap import iou
 from amnestic.mitigations.pruning.zero_units import ZeroUnits
 from amnestic.model.target import PipelineTarget
 from amnestic.stages.attack_bench import Bench
-from amnestic.stages.locality import LocalityRequest, locality
 from amnestic.stages.locality_study import Study, ends_of
+from amnestic.stages.studying_locality import LocalityRequest, locality
 from amnestic.testbed.diffusion import new_unet
 
 TINY_CHANNELS, TINY_WIDTH = (16, 16, 32, 32), 32

@@ -351,7 +351,7 @@ class TestJson:
         assert "x: 0 of 1" in done.stderr
 
     def test_locality(self, monkeypatch):
-        study = import_module("amnestic.stages.locality")
+        study = import_module("amnestic.stages.studying_locality")
         monkeypatch.setattr(study, "locality", lambda *_, progress: record("locality", rounds=[]))
         done = CliRunner().invoke(app, ["locality", "r", "--references", "o", "--json"])
         assert json.loads(done.stdout)["stage"] == "locality"

@@ -161,7 +161,7 @@ class TestStages:
         if not sealed_before:
             (run / SUMS).unlink()
         with monkeypatch.context() as patched:
-            patched.setattr(sys.modules["amnestic.stages.audit"], "seal_run", _killed)
+            patched.setattr(sys.modules["amnestic.stages.auditing"], "seal_run", _killed)
             with pytest.raises(KeyboardInterrupt):
                 stages.audit(request_of)
         assert amnestic("verify", run).exit_code != 0

@@ -18,6 +18,7 @@ from amnestic.measures.intervals import rate
 from amnestic.measures.radius import radius_sweep
 from amnestic.measures.recovery import first_steps, hidden_table, horizon, median_step, recovery_curve
 from amnestic.report.attack_page import Attempt, render_attack, thumbnail
+from amnestic.report.redaction import blurred
 
 STEPS = (0, 10, 50)
 MADE_BY = {"name": "dori", "parameters": {"steps": 50, "learning_rate": 0.1}}
@@ -150,7 +151,7 @@ def test_pages_are_balanced_accessible_and_fetch_nothing(name):
     assert len(ids) == len(set(ids))
     assert {a["href"][1:] for a in reader.all("a")} <= set(ids)
     assert set(tags).isdisjoint({"script", "link", "iframe", "object", "embed", "base", "form"})
-    assert all(img["src"].startswith("data:image/png;base64,") and img["alt"] for img in reader.all("img"))
+    assert all(re.match("data:image/(png|jpeg);base64,", img["src"]) and img["alt"] for img in reader.all("img"))
     assert not [key for _, attrs in reader.tags for key in attrs if key.startswith("on")]
     assert "http" not in html.replace('xmlns="http://www.w3.org/2000/svg"', "").replace('http-equiv="', "")
     assert not re.search(r"@import|url\((?!#)", html)
@@ -262,12 +263,13 @@ def test_flags_limits_and_settings_are_shown():
     assert "No flag was raised." in words(page(flags=[]))
 
 
-def test_pictures_are_small_pngs_with_their_scores():
+def test_pictures_have_their_scores():
     html = full()
     shown = Reader(html).all("img")
     assert [img["alt"] for img in shown] == [
-        "original, work work-0", "before, work work-0", "after, work work-0", "before, work work-9"
-    ]  # fmt: skip
+        f"{name}, blurred"
+        for name in ("original, work work-0", "before, work work-0", "after, work work-0", "before, work work-9")
+    ]
     text = words(html)
     assert "original before 0.100 after 0.900 Prompt that was found: gardn ##velt" in text
     assert "no picture original before 0.100 no picture after not measured" in text
@@ -286,7 +288,16 @@ def test_thumbnails_shrink_and_never_grow():
     exact = np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8)
     with Image.open(io.BytesIO(thumbnail(exact))) as opened:
         assert np.array_equal(np.asarray(opened), exact)
-    assert base64.b64encode(thumbnail(exact)).decode() in page(shown=[Attempt(work="w", after=exact)])
+    shown = [Attempt(work="w", original=exact, after=exact)]
+    assert base64.b64encode(thumbnail(exact)).decode() in render_attack({}, {}, shown, blurred=False)
+
+
+def test_by_default_a_page_copies_no_work():
+    exact = np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8)
+    html = render_attack({}, {}, [Attempt(work="w", original=exact, before=exact, after=exact)])
+    assert base64.b64encode(thumbnail(exact)).decode() not in html
+    assert html.count(base64.b64encode(blurred(exact)).decode()) == 3
+    assert "Pictures are blurred" in words(html)
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])

@@ -13,7 +13,7 @@ from amnestic.core.edit_file import HEADER
 from amnestic.core.store import Record, Run, write_atomically
 from amnestic.parallel import team
 from amnestic.stages.attacking import AttackRequest, attack
-from amnestic.stages.audit import audit
+from amnestic.stages.auditing import audit
 from amnestic.stages.finetuning import FinetuneRequest, finetune
 from amnestic.stages.inputs import Progress, silent
 from amnestic.stages.locating import LocateRequest, locate
@@ -136,7 +136,13 @@ def _edited(
     if works is not None:
         team(request.device).wait()
         asked = AttackRequest(
-            run=after.out, references=testbed.folder, selection=works, keep=KEEP, random=False, n_seeds=2
+            run=after.out,
+            references=testbed.folder,
+            selection=works,
+            keep=KEEP,
+            random=False,
+            n_seeds=2,
+            show_originals=True,
         )
         record = attack(asked, progress=progress)
     return None if summary is None else Chapter(name=name, folder=after.out, summary=summary, attacked=record)
