@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rich.console import Console
 from rich.table import Table
 
+from amnestic.core.amounts import percent
 from amnestic.core.records import plain
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def print_summary(summary: Mapping[str, Any]) -> None:
             table.add_row(name, "0", "not measured", "", "")
             return
         estimate, lower, upper, bound = (
-            "-" if found[key] is None else f"{found[key]:.1%}"
+            "-" if found[key] is None else percent(found[key])
             for key in ("estimate", "lower", "upper", "upper_one_sided")
         )
         table.add_row(name, str(found["n"]), estimate, f"{lower} to {upper}", bound)
@@ -180,13 +181,13 @@ def print_located(name: str, data: Mapping[str, Any]) -> None:
     counts = f"{len(data['works'])} works, {len(data['controls'])} controls"
     out.print(f"{data['outcome']}: {counts}, {data['passes']} passes of the U-Net, {data['seconds']} s", markup=False)
     if data["outcome"] == "found":
-        table = Table(title=f"{data['units']:,} units, {data['share']:.2%} of those searched")
+        table = Table(title=f"{data['units']:,} units, {percent(data['share'])} of those searched")
         for column in ("layer", "stage", "kind", "found", "of", "share"):
             table.add_column(column)
         for site in data["sites"]:
             found, size = data["counts"][site["name"]], prod(site["shape"])
             table.add_row(
-                site["name"], site["stage"], site["kind"], f"{found:,}", f"{size:,}", f"{found / size:.2%}"
+                site["name"], site["stage"], site["kind"], f"{found:,}", f"{size:,}", percent(found / size)
             )  # fmt: skip
         out.print(table)
     out.print(f"record: {name}", markup=False)
@@ -203,7 +204,10 @@ def print_extraction(name: str, data: Mapping[str, Any]) -> None:
             table.add_row(what, "not measured", "", str(found["n"]))
         else:
             table.add_row(
-                what, f"{found['estimate']:.1%}", f"{found['lower']:.1%} to {found['upper']:.1%}", str(found["n"])
+                what,
+                percent(found["estimate"]),
+                f"{percent(found['lower'])} to {percent(found['upper'])}",
+                str(found["n"]),
             )
     out.print(table)
     out.print(f"{data['passes']:,} rows through the U-Net\nrecord: {name}", markup=False)
@@ -234,8 +238,8 @@ def print_attack(name: str, data: Mapping[str, Any]) -> None:
         last = found["curve"][-1]
         after = last["ever"]
         table.add_row(
-            arm, str(after["n"]), f"{found['before']['estimate']:.1%}", f"{after['estimate']:.1%}",
-            f"{after['lower']:.1%} to {after['upper']:.1%}", f"{last['mean']['estimate']:.2f}",
+            arm, str(after["n"]), percent(found["before"]["estimate"]), percent(after["estimate"]),
+            f"{percent(after['lower'])} to {percent(after['upper'])}", f"{last['mean']['estimate']:.2f}",
         )  # fmt: skip
     out.print(table)
     out.print(verdict["sentence"], markup=False)
@@ -254,8 +258,8 @@ def print_story(chapters: Sequence[Any]) -> None:
         if chapter.attacked is not None:
             arm = chapter.attacked.data["verdict"]["arms"]["works"]
             last = arm["curve"][-1]["ever"]
-            told = [f"{arm['before']['estimate']:.0%}", f"{last['estimate']:.0%}", str(last["n"])]
-        table.add_row(chapter.name, "-" if plain is None else f"{plain:.0%}", *told)
+            told = [percent(arm["before"]["estimate"]), percent(last["estimate"]), str(last["n"])]
+        table.add_row(chapter.name, "-" if plain is None else percent(plain), *told)
     out.print(table)
     for chapter in chapters:
         if chapter.attacked is not None:

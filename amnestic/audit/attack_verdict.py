@@ -10,6 +10,7 @@ from torch import Tensor
 from amnestic.audit.attack_arms import Arm, ArmSummary, summary_of, unsearched
 from amnestic.audit.attack_comparison import CONTROLS, NEVER_SEEN, Comparison, Gap, compare
 from amnestic.audit.attack_flags import NAMES, PASSED, AttackFlag, LossAgreement, flags_of, loss_agreement
+from amnestic.core.amounts import percent
 from amnestic.core.errors import InputError
 from amnestic.core.records import Rate
 from amnestic.measures.radius import RadiusSweep, radius_sweep
@@ -281,4 +282,4 @@ def _count_of(rate: Rate, control: str) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "an unknown share" if share is None else f"{100 * share:.0f} %"
+    return "an unknown share" if share is None else percent(share)

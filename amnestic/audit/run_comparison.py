@@ -11,6 +11,7 @@ from torch import Tensor
 from amnestic.audit.attack_arms import Arm, shared_places
 from amnestic.audit.before_after import Side, changes, groups_of
 from amnestic.audit.replication import CONTROLS, Embedded
+from amnestic.core.amounts import percent
 from amnestic.core.records import Rate
 from amnestic.measures.discordant import ALPHA, POWER, minimum_detectable_change, rate_change
 from amnestic.measures.overlap import holm
@@ -285,7 +286,7 @@ def _works(n: int) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "an unknown share" if share is None else f"{100 * share:.3g} %"
+    return "an unknown share" if share is None else percent(share)
 
 
 def _points(share: float, rounding: str) -> str:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from amnestic.commands.exits import EXIT_GATE_FAILED, EXIT_INCONCLUSIVE
 from amnestic.commands.options import Json
+from amnestic.core.amounts import percent
 from amnestic.core.errors import InputError
 from amnestic.terminal import out
 
@@ -64,7 +65,7 @@ def _print(found: Mapping[str, Any]) -> None:
         change = group["change"]
         points = [f"{100 * change[key]:+.1f}" for key in ("estimate", "lower", "upper")]
         table.add_row(
-            Text(name), str(group["works"]), f"{group['before']['estimate']:.1%}", f"{group['after']['estimate']:.1%}",
+            Text(name), str(group["works"]), percent(group["before"]["estimate"]), percent(group["after"]["estimate"]),
             f"{points[0]} ({points[1]} to {points[2]})", f"{group['p_adjusted']:.2g}", group["reading"],
         )  # fmt: skip
     out.print(table)

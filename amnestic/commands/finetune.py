@@ -20,6 +20,7 @@ from amnestic.commands.options import (
     References,
     Rung,
 )
+from amnestic.core.amounts import percent
 from amnestic.terminal import out, print_record_json, progress_bars
 
 
@@ -94,6 +95,6 @@ def finetune(
     left = f" ({len(data['left_out'])} left out)" if data["left_out"] else ""
     out.print(
         f"{len(data['works'])} works{left}, {data['steps']} steps, {data['seconds']} s: {data['weights']:,} weights of "
-        f"the U-Net changed ({data['share']:.2%})\nmodel: {folder}\nrecord: {record.id}\n"
+        f"the U-Net changed ({percent(data['share'])})\nmodel: {folder}\nrecord: {record.id}\n"
         f"now audit it: amnestic audit {folder} --before {run} ...", markup=False,
     )  # fmt: skip

@@ -7,6 +7,7 @@ import typer
 
 from amnestic.commands.completion import methods_of, records_of
 from amnestic.commands.options import AllowPickle, Audited, Device, Edited, Json, ModelNow, Options
+from amnestic.core.amounts import percent
 from amnestic.core.errors import InputError
 from amnestic.terminal import out, print_json, progress_bars
 
@@ -55,7 +56,7 @@ def prune(
         print_json(about)
         return
     out.print(
-        f"{about['weights']:,} weights of the U-Net changed ({about['share']:.2%})\nmodel: {folder}\n"
+        f"{about['weights']:,} weights of the U-Net changed ({percent(about['share'])})\nmodel: {folder}\n"
         f"now audit it: amnestic audit {folder} --before {run} ...", markup=False,
     )  # fmt: skip
 

@@ -254,6 +254,7 @@ class Run:
             {
                 "schema": SCHEMA, "stage": record.stage, "made_by": plain(record.made_by),
                 "parents": list(record.parents), "data": plain(record.data),
+                "utc": datetime.now(UTC).isoformat(timespec="microseconds"),
             },
         )  # fmt: skip
         return folder
@@ -277,7 +278,7 @@ class Run:
         """Names of the finished records of a stage, the oldest first; not of one whose name merely begins alike."""
         files = (self.folder / "records").glob(f"{stage}-*/record.json")
         own = [f for f in files if stage_of(f.parent.name) == stage]
-        return [f.parent.name for f in sorted(own, key=lambda f: (f.stat().st_mtime_ns, f.parent.name))]
+        return [f.parent.name for f in sorted(own, key=lambda f: (_written_at(f), f.parent.name))]
 
     def record(self, name: str) -> Record:
         """A finished record by its name.
@@ -306,6 +307,14 @@ class Run:
             stage=content["stage"], made_by=MethodSpec(**content["made_by"]), parents=tuple(content["parents"]),
             data=content["data"], tensors=tensors,
         )  # fmt: skip
+
+
+def _written_at(record: Path) -> str:
+    """When a record was written, from its text; files that were copied have times of their own."""
+    try:
+        return str(json.loads(record.read_text()).get("utc", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
 
 
 def _record_files(record: str) -> set[str]:

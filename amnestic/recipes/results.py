@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from amnestic.core.amounts import percent
 from amnestic.core.edit_file import HEADER
 from amnestic.core.records import digest
 from amnestic.core.store import Record, Run
@@ -73,9 +74,9 @@ def told_rate(summary: Mapping[str, Any]) -> str:
     rate, verdict = summary["leak_rate"], summary["verdict"]
     if rate["estimate"] is None:
         return "leak rate not measured"
-    interval = "" if rate["lower"] is None else f", 95 % interval {rate['lower']:.0%} to {rate['upper']:.0%}"
+    interval = "" if rate["lower"] is None else f", 95 % interval {percent(rate['lower'])} to {percent(rate['upper'])}"
     judged = "" if verdict == "none" else f", verdict {verdict}"
-    return f"leak rate {rate['estimate']:.0%} of {rate['n']} works{interval}{judged}"
+    return f"leak rate {percent(rate['estimate'])} of {rate['n']} works{interval}{judged}"
 
 
 def _locate(plan: Plan, step: Step, made: Record, before: Mapping[str, Result]) -> Result:
@@ -89,7 +90,7 @@ def _prune(plan: Plan, step: Step, made: Any, before: Mapping[str, Result]) -> R
     if made is None:
         model = str(Run.open(_run(step, before)).manifest()["settings"]["model"]["name"])
         return Result(value=model, ident=model, said="nothing was located, so the model stays as it was")
-    said = f"{made['weights']:,} weights changed ({made['share']:.2%})"
+    said = f"{made['weights']:,} weights changed ({percent(made['share'])})"
     return Result(value=str(step.out), ident=made["result"], said=said, files=_files(plan, step, HEADER, MODEL))
 
 
