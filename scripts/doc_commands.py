@@ -167,7 +167,10 @@ def _import_once() -> None:
     from diffusers import AutoencoderTiny, StableDiffusionPipeline, UNet2DConditionModel  # noqa: F401
 
     import amnestic.model.loading
-    import amnestic.stages  # noqa: F401
+    import amnestic.stages
+
+    for name in amnestic.stages.__all__:
+        getattr(amnestic.stages, name)
 
 
 def _indented(text: str) -> str:

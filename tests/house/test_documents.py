@@ -218,3 +218,18 @@ class TestSite:
             for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text()):
                 place = (page.parent / target).resolve()
                 assert place.exists() or target.split("/")[0] in made, f"{page.name}: {target}"
+
+
+def test_the_readmes_python_runs(request_of, capsys):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    given = {
+        '"path/to/model"': repr(request_of.model), '"prompts.csv"': repr(str(request_of.prompts)),
+        '"originals"': repr(str(request_of.references)), '"runs/mine"': repr(str(request_of.out)),
+        "num_inference_steps=50": "num_inference_steps=2",
+    }  # fmt: skip
+    for written, ours in given.items():
+        assert block.count(written) == 1
+        block = block.replace(written, ours)
+    exec(compile(block, "README.md", "exec"), {})  # noqa: S102 - our own documentation
+    assert "'estimate'" in capsys.readouterr().out
+    assert (request_of.out / "report.html").is_file()
