@@ -27,7 +27,7 @@ from amnestic.testbed.bundled import Testbed, bundled, open_testbed
 T = TypeVar("T")
 WORKS, BASE, HELDOUT = 48, 40, 24
 FORGET = (1, 2)  # half of the works is forgotten and attacked, the other half stays and shows what else is hurt
-KEEP = (0, 10, 25, 50)
+KEEP, ENDS = (0, 10, 25, 50), (0, 50)
 RIVAL_WORKS = 12
 RIVALS = ("hard-prompt", "gcg-prompt", "null-text", "random-tokens", "random-embeddings")
 STARTS = 100
@@ -44,12 +44,14 @@ class Model:
         located: Localizer and its settings, for pruned ones.
         finetuned: Method and its settings, for fine-tuned ones.
         attacks: Attacks beside ``dori``.
+        keep: Steps of ``dori`` whose inputs are drawn and scored; as dear as the search itself.
     """
 
     name: str
     located: tuple[str, Mapping[str, Any]] | None = None
     finetuned: tuple[str, Mapping[str, Any]] | None = None
     attacks: tuple[str, ...] = ()
+    keep: tuple[int, ...] = KEEP
 
 
 SCHEDULE = {"learning_rate": 1e-3, "decay": "linear", "weight_decay": 0.0}
@@ -93,9 +95,9 @@ def models(*, full: bool) -> list[Model]:
     if not full:
         return found
     found += [_tuned("guarded-retrack", ("auto-dori",)), _tuned("adversarial-without-embeddings")]
-    found += [_tuned(name) for name in ("retrack", "siss", "concept-ablation", "esd-x", "esd-u", "negative-gradient",
-                                        "retain-only")]  # fmt: skip
-    found += [Model(name=f"wanda-subspace r={r:g}", located=wanda(r)) for r in (0.05, 0.1, 0.3, 0.4)]
+    baselines = ("retrack", "siss", "concept-ablation", "esd-x", "esd-u", "negative-gradient", "retain-only")
+    found += [replace(_tuned(name), keep=ENDS) for name in baselines]
+    found += [Model(name=f"wanda-subspace r={r:g}", located=wanda(r), keep=ENDS) for r in (0.05, 0.1, 0.3, 0.4)]
     return found
 
 
@@ -151,7 +153,8 @@ class Study:
                 row |= {"model": drawn, "attacks": {}}
             for attack in self._missing(model, row):
                 few = attack in RIVALS or (attack == "auto-dori" and model.name in ("original", "twin"))
-                row["attacks"][attack] = self.attacked(run, attack, RIVAL_WORKS if few else None)
+                keep = model.keep if attack == "dori" else ENDS
+                row["attacks"][attack] = self.attacked(run, attack, keep, RIVAL_WORKS if few else None)
                 write()
             print(f"{model.name}: {time.monotonic() - started:.0f} s", flush=True)
 
@@ -220,14 +223,14 @@ class Study:
         row |= utility(summary["before_after"])
         return run
 
-    def attacked(self, run: Path, attack: str, limit: int | None) -> dict[str, Any]:
+    def attacked(self, run: Path, attack: str, keep: tuple[int, ...], limit: int | None) -> dict[str, Any]:
         """One attack on one model: works and held-out works, at most so many of each."""
         record = there(
             stages.attack(
                 AttackRequest(
                     run=run, references=self.testbed.folder, method=attack,
                     selection=replace(self.works, limit=limit), random=False,
-                    keep=KEEP if attack == "dori" else (0, 50), n_seeds=2 if attack in RIVALS else None,
+                    keep=keep, n_seeds=2 if attack in RIVALS else None,
                 )
             )
         )  # fmt: skip
