@@ -28,7 +28,7 @@ T = TypeVar("T")
 WORKS, BASE, HELDOUT = 48, 40, 24
 FORGET = (1, 2)  # half of the works is forgotten and attacked, the other half stays and shows what else is hurt
 KEEP, ENDS = (0, 10, 25, 50), (0, 50)
-RIVAL_WORKS = 12
+FEW = 12  # works that the dearer attacks are measured on, and as many controls
 RIVALS = ("hard-prompt", "gcg-prompt", "null-text", "random-tokens", "random-embeddings")
 STARTS = 100
 RADII = (0.25, 0.5, 1.0, 2.0)
@@ -152,9 +152,8 @@ class Study:
             if row.setdefault("model", drawn) != drawn:  # attacks on other weights say nothing about these
                 row |= {"model": drawn, "attacks": {}}
             for attack in self._missing(model, row):
-                few = attack in RIVALS or (attack == "auto-dori" and model.name in ("original", "twin"))
-                keep = model.keep if attack == "dori" else ENDS
-                row["attacks"][attack] = self.attacked(run, attack, keep, RIVAL_WORKS if few else None)
+                keep, limit = (model.keep, None) if attack == "dori" else (ENDS, FEW)
+                row["attacks"][attack] = self.attacked(run, attack, keep, limit)
                 write()
             print(f"{model.name}: {time.monotonic() - started:.0f} s", flush=True)
 
@@ -244,7 +243,7 @@ class Study:
             record = there(
                 stages.attack(
                     AttackRequest(
-                        run=run, references=self.testbed.folder, selection=replace(self.works, limit=RIVAL_WORKS),
+                        run=run, references=self.testbed.folder, selection=replace(self.works, limit=FEW),
                         random=False, keep=(0, 50), n_seeds=2, radii=RADII,
                         options={"start": "other-prompt"} if name == "original" else {},
                     )

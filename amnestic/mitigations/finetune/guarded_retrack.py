@@ -70,8 +70,6 @@ class GuardedRetrack(Weighted):
         inner_steps: Steps of a search.
         inner_rate: Length of a step in each entry.
         draws: Noises and timesteps per step of a search.
-        search_low: Least timestep of searches as a share of the schedule, in [0, 1); where the text decides most, an
-            attack finds most.
         embeddings: Adversarial embeddings of an image, searched in turn: from its prompt, from noise, from another's
             prompt, and so on.
         movable_share: Share of weights that may change: the rows of weight matrices whose gradient on images to forget
@@ -104,7 +102,6 @@ class GuardedRetrack(Weighted):
     inner_steps: int = 4
     inner_rate: float = 0.2
     draws: int = 4
-    search_low: float = 0.0
     embeddings: int = 3
     movable_share: float = 1.0
     probe_steps: int = 2
@@ -126,8 +123,6 @@ class GuardedRetrack(Weighted):
             raise ValueError("refreshes, inner_steps, retain_weight must not be negative, inner_rate positive")
         if min(self.draws, self.embeddings, self.probe_steps, self.batch_size) < 1 or not 0 < self.movable_share <= 1:
             raise ValueError("draws, embeddings, probe_steps, batch_size must be positive, movable_share in (0, 1]")
-        if not 0 <= self.search_low < 1:
-            raise ValueError(f"expected search_low in [0, 1), got {self.search_low}")
         if self.movable_share < 1 and self.parameters == "lora":
             raise ValueError("rows of lora have no gradient to be chosen by; use movable_share=1")
 
@@ -246,8 +241,7 @@ class GuardedRetrack(Weighted):
         self, step: int, trainee: Trainee, goals: Sequence[Goal], points: Float[Tensor, "P L W"]
     ) -> Float[Tensor, "P L W"]:
         """Where some goals' searches end; on the CPU."""
-        device, (low, last) = trainee.encode([""]).device, self.open_times(trainee, "adversarial")
-        times = max(low, int(self.search_low * trainee.train_timesteps)), last
+        device, times = trainee.encode([""]).device, self.open_times(trainee, "adversarial")
         shown, points = [g.original for g in goals for _ in range(self.draws)], points.to(device)
         for inner in range(self.inner_steps):
             names = [(str(step), str(inner), g.id, str(d)) for g in goals for d in range(self.draws)]
