@@ -34,8 +34,10 @@ def attack(
     part: Part = None,
     limit: Limit = None,
     controls: Annotated[int | None, typer.Option(min=0, help="Held-out works; default as many as works.")] = None,
-    twin: Annotated[str | None, typer.Option(help="A model that never saw the works.")] = None,
-    original: Annotated[str | None, typer.Option(help="The model before the edit: positive control.")] = None,
+    twin: Annotated[str | None, typer.Option(help="A model that never saw the works, or the run of its audit.")] = None,
+    original: Annotated[
+        str | None, typer.Option(help="The model before the edit, or the run of its audit: positive control.")
+    ] = None,
     random: Annotated[bool, typer.Option(help="Random search with equal passes beside it.")] = True,
     radii: Annotated[
         str, typer.Option(help="Repeat within balls of these radii, in distances of ordinary prompts: 0.25,0.5,1.")

@@ -41,7 +41,9 @@ def finetune(
     attack_option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="A setting of the attack; repeatable.")
     ] = None,
-    surrogates_from: Annotated[str | None, typer.Option(help="Pruned model that draws what is taught instead.")] = None,
+    surrogates_from: Annotated[
+        str | None, typer.Option(help="Pruned model, or its audit's run, that draws surrogates.")
+    ] = None,
     surrogates: Annotated[int, typer.Option(min=1, help="So many per work.")] = 10,
     surrogate_below: Annotated[float, typer.Option(help="Less similar to the original than this.")] = 0.5,
     leave_out_copies: Annotated[

@@ -25,7 +25,7 @@ from amnestic.parallel import team
 from amnestic.report.attack_page import Attempt, render_attack
 from amnestic.stages.attack_bench import STEPS, Bench
 from amnestic.stages.inputs import Progress, silent
-from amnestic.stages.models import model_of
+from amnestic.stages.models import model_of, second_model
 from amnestic.stages.originals import goals_of, judged_by, pictures_of
 from amnestic.stages.scores import threshold_of
 from amnestic.stages.sealing import seal_run
@@ -46,8 +46,8 @@ class AttackRequest:
         options: Its settings that differ from the default.
         selection: Which works.
         n_controls: Held-out works; default as many as works.
-        twin: A model that never saw the works, or `None`.
-        original: The model before it was edited, as positive control, or `None`.
+        twin: A model that never saw the works, or the run of its audit; `None`: no such control.
+        original: The model before it was edited, as positive control, likewise.
         random: Whether random search with equal passes is run beside a search by gradient.
         radii: Radii of the ball around the starting point, in distances of ordinary prompts, at which a search of
             embeddings is repeated: how small an adjustment is enough?
@@ -161,10 +161,7 @@ def _arms(
                 yield f"{name}{WITHIN}{radius:g}", target, bounded, prompts
     for name, place in (("twin", request.twin), ("original", request.original)):
         if place is not None:
-            other = PipelineTarget.load(
-                place, dtype=target.ident.dtype, device=target.device, allow_pickle=request.allow_pickle
-            )
-            yield name, other, method, known.works
+            yield name, second_model(place, target, allow_pickle=request.allow_pickle), method, known.works
 
 
 def _at_random(method: Attack) -> RandomEmbeddings:

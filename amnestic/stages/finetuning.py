@@ -29,7 +29,7 @@ from amnestic.sources.image_sets import read_captioned
 from amnestic.stages.images import images_of
 from amnestic.stages.inputs import Progress, silent
 from amnestic.stages.locating import selected
-from amnestic.stages.models import model_of
+from amnestic.stages.models import model_of, second_model
 from amnestic.stages.originals import goals_of, hash_of, judged_by, pictures_of
 from amnestic.stages.pruning import require_free, write_model
 from amnestic.stages.scores import scored
@@ -50,7 +50,8 @@ class FinetuneRequest:
         attack: Name of the attack that searches adversarial embeddings, for methods that need one.
         attack_options: Its settings that differ from the default.
         selection: Which of the works that replicate are to be forgotten.
-        surrogates_from: A model that draws surrogates, such as a pruned one, for methods that need them.
+        surrogates_from: A model that draws surrogates, such as a pruned one, or the run of its audit, for methods that
+            need them.
         surrogates: How many per work, and how unlike the originals.
         leave_out_copies: Whether works of which it draws only copies are left out instead of refused.
         retain: Captioned images that the model stays capable of; default what it drew for the audit's base prompts.
@@ -184,9 +185,7 @@ def _surrogates(
     run: Run, request: FinetuneRequest, target: PipelineTarget, works: Sequence[Prompt], crew: Team,
     progress: Progress,
 ) -> Record:  # fmt: skip
-    source = PipelineTarget.load(
-        str(request.surrogates_from), dtype=target.ident.dtype, device=target.device, allow_pickle=request.allow_pickle
-    )
+    source = second_model(str(request.surrogates_from), target, allow_pickle=request.allow_pickle)
     encoder, originals = judged_by(run, request, target, works)
     return surrogates(run, source, works, request.surrogates, encoder=encoder, originals=originals, crew=crew,
                       progress=progress)  # fmt: skip

@@ -46,3 +46,19 @@ def model_of(run: Run, *, model: str | None = None, device: str = "auto", allow_
             f"{target.ident.digest[:12]}; give the folder of the audited one with --model"
         )
     return target
+
+
+def second_model(place: str, like: PipelineTarget, *, allow_pickle: bool = False) -> PipelineTarget:
+    """A model that stands beside another one: in its precision, on its device.
+
+    Args:
+        place: Hub id, diffusers folder, single file; or the run of its audit, with whose adapters it is then loaded.
+        like: The other model.
+        allow_pickle: Load weights that must be unpickled, which can run code.
+
+    Raises:
+        InputError: If it cannot be loaded, or is not what the run audited.
+    """
+    if (Path(place) / "manifest.json").is_file():
+        return model_of(Run.open(Path(place)), device=str(like.device), allow_pickle=allow_pickle)
+    return PipelineTarget.load(place, dtype=like.ident.dtype, device=like.device, allow_pickle=allow_pickle)

@@ -84,7 +84,7 @@ class TestArms:
         assert not torch.equal(other.tensors["scores"][:, 0, 0].double().amax(1), expected)
 
     def test_equal_models_give_equal_arms(self, asked, tiny_pipeline):
-        record = stages.attack(replace(asked, twin=str(tiny_pipeline)))
+        record = stages.attack(replace(asked, twin=str(asked.run)))
         works, twin = (arm(asked, record, name) for name in ("works", "twin"))
         assert torch.equal(works.tensors["scores"], twin.tensors["scores"])
 

@@ -15,7 +15,7 @@ from amnestic.core.records import Sampling, Unit
 from amnestic.core.store import Run
 from amnestic.model.adapters import parse_adapter
 from amnestic.model.target import PipelineTarget
-from amnestic.stages.models import model_of
+from amnestic.stages.models import model_of, second_model
 
 pytestmark = pytest.mark.skipif(find_spec("peft") is None, reason="needs the extra lora")
 
@@ -193,6 +193,14 @@ def test_a_run_remembers_its_adapters_and_refuses_others(request_of, adapter):
     save_file({"unet.x.lora.down.weight": torch.zeros(1)}, adapter)
     with pytest.raises(InputError, match="adapter"):
         model_of(run, device="cpu")
+
+
+def test_a_second_model_named_by_its_run_brings_its_adapters(request_of, adapter, tiny_pipeline):
+    stages.audit(replace(request_of, lora=(f"{adapter}:0.5",)))
+    plain = second_model(str(tiny_pipeline), load(tiny_pipeline))
+    adapted = second_model(str(request_of.out), plain)
+    assert adapted.ident.digest == Run.open(request_of.out).manifest()["settings"]["model"]["digest"]
+    assert adapted.ident.digest != plain.ident.digest
 
 
 def test_a_run_without_adapters_says_nothing_of_them(request_of):
