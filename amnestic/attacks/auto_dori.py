@@ -19,6 +19,13 @@ class AutoDori(Attack):
     that nobody who defends a model can choose a weak attack. A control is attacked four times as well, which corrects
     for taking the worst.
 
+    Cost: N works x 4 x steps x 8 rows forward and backward, 1,600 a work with 50 steps; a work that an earlier member
+    brought back is left out of the later ones where the search may stop early. Judging is apart, for each member.
+
+    Pitfalls: The worst of four is at least as bad as each member, for works and controls alike: compare it with itself
+    alone, and within one version. That the noisier half by epsilon is a member was decided on 8 works and two models of
+    the testbed. The last member needs the prompt of another memorized work and is refused without.
+
     Attributes:
         version: Which ensemble; its members stay as they are, so that outcomes of one version compare. In version 1 the
             search over the noisier half of the timesteps minimised the error of what the model predicts; in 2 that of

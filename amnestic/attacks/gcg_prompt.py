@@ -23,11 +23,17 @@ class GcgPrompt(PromptSearch):
     exchange one random place's word for one of the `top_k` with the least g; ``p <- argmin over {p, candidates} of L``,
     L the loss of `Dori` on draws that are fresh in every step and common to all.
 
-    A step computes ``draws`` rows forward and backward and ``candidates * draws`` forward at most. Candidates that
-    read otherwise when they are typed are dropped, as published, and cost nothing.
-
     Published, on language models: 20 tokens, 512 candidates, top_k 256, 500 steps; there the best candidate is taken
     even if it is worse than what is held. The loss told for a step is that of the prompt that came out of it.
+
+    Cost: N works x restarts x steps x draws rows forward and backward, and at most `candidates` times as many forward:
+    400 and 12,800 a work with the defaults. Candidates that read otherwise when they are typed are dropped, as
+    published, and cost nothing; nor do those that were drawn twice. Judging is apart.
+
+    Pitfalls: The random search that the command runs beside it has ``2 draws`` rows a step, a fraction of what is spent
+    here: compare with `RandomTokens` at ``candidates=33``, which takes as many passes as the defaults. With
+    ``start=prompt`` the image's own words stay, so what comes out may be theirs. The best of many on few draws is
+    chosen by luck as well; more `draws` help.
 
     Attributes:
         candidates: Prompts tried per step.

@@ -28,6 +28,13 @@ class HardPrompt(PromptSearch):
     The published search returns its best prompt; losses of fresh draws cannot be compared, so the last one is held.
     The loss told for a step is that of the prompt before it.
 
+    Cost: N works x restarts x steps x draws rows forward and backward, 400 a work with the defaults; the text encoder
+    computes forward and backward as well. Judging is apart.
+
+    Pitfalls: With ``start=prompt`` the image's own words stay, so what comes out may be theirs; ``start=empty`` tests
+    the words that were found. A prompt changes only when another word becomes nearest, and the last one is held, not
+    the best. The random search that the command runs beside it varies embeddings; one of words is `RandomTokens`.
+
     Attributes:
         learning_rate: Of AdamW.
         weight_decay: Of AdamW.

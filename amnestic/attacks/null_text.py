@@ -32,15 +32,22 @@ class NullText(Attack):
     back as well, nothing was found out about memorization.
 
     A step of the search is one pass over all timesteps at which the model would draw, from clean to noise, that begins
-    where the pass before it ended, so that a whole starting noise is held after each; at step 0 it is a random one. It
-    computes ``iterations`` rows per timestep and image (with ``adamw`` one more, and all others backward as well):
-    with 50 denoising steps and the defaults 250, after 5 passes 1250, as many as TINA takes steps of AdamW.
+    where the pass before it ended, so that a whole starting noise is held after each; at step 0 it is a random one.
 
     Drawing from the noise is deterministic with DDIM alone. Guidance then has no effect, for it pushes from the empty
     prompt towards the conditioning, which is the empty prompt itself.
 
     Published: 25 iterations of AdamW at 0.001 per timestep over 50 timesteps, here ``solver=adamw iterations=25
     steps=1``; taken to move the latents, since a search that moves the embedding would speak again.
+
+    Cost: N works x steps x T x iterations rows forward for T timesteps at which the model would draw; with ``adamw``
+    these flow back as well, and each timestep of a pass has one row more. With T = 50 and the defaults a pass has 250
+    and the whole search 1,250, as many as TINA takes steps of AdamW. Judging is apart.
+
+    Pitfalls: Audits with another scheduler than ``DDIMScheduler`` are refused. The loss tells how far the noise is from
+    a fixed point: where it stays large, more `iterations` or `steps` are wanted before anything is concluded. AdamW
+    moves a number by about `learning_rate` a step, so that ``adamw`` with the default iterations hardly leaves the
+    plain step of DDIM backwards that each pass begins with.
 
     Attributes:
         steps: Passes over all timesteps.

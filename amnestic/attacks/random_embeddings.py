@@ -28,8 +28,14 @@ class RandomEmbeddings(Attack):
     Formula: ``y <- argmin over {y, c_1, ..., c_K} of mean_d w_t |eps(x_t, t, .) - noise|^2``, on draws that are fresh
     in every step and common to all; ``c_k = start + s z_k`` with ``z_k ~ N(0, I)`` on the free tokens.
 
-    A step computes ``(candidates + 1) * draws`` rows, forward only: with the defaults 16, as many passes as a step of
-    `Dori` with 8 draws, 8 forward and 8 backward. Other ways to spend the same: 3 candidates with 4 draws, 7 with 2.
+    Cost: N works x restarts x steps x (candidates + 1) x draws rows forward. With the defaults a step has 16, as many
+    passes as one of `Dori` with 8 draws, 8 forward and 8 backward. Other ways to spend the same: 3 candidates with 4
+    draws, 7 with 2. Judging is apart.
+
+    Pitfalls: Fair only with the tries, steps, start, timesteps and weighting of the search it stands beside, and with
+    no more passes than that. At ``scale=1`` a candidate moves by as much as the starting point's own numbers vary;
+    where none of them is better the start is held, and the outcome is the start's. ``around=best`` with a smaller scale
+    lets it walk away.
 
     Attributes:
         candidates: New embeddings per step; what is held is computed beside them.

@@ -24,8 +24,14 @@ class RandomTokens(PromptSearch):
     Formula: ``p <- argmin over {p, c_1, ..., c_K} of mean_d w_t |eps(x_t, t, encode(.)) - noise|^2``, on draws that
     are fresh in every step and common to all; c_k is the prompt with random ordinary words in its places.
 
-    A step computes ``(candidates + 1) * draws`` rows, forward only: with the defaults 16, as many passes as a step of
-    `Dori` or `HardPrompt` with 8 draws, 8 forward and 8 backward. Every candidate is a text, read as a user's would be.
+    Every candidate is a text, read as a user's would be.
+
+    Cost: N works x restarts x steps x (candidates + 1) x draws rows forward. With the defaults a step has 16, as many
+    passes as one of `Dori` or `HardPrompt` with 8 draws, 8 forward and 8 backward. Judging is apart.
+
+    Pitfalls: Fair only with the passes of what it stands beside: `GcgPrompt` with its defaults wants ``candidates=33``
+    and, since it changes one word at a time, ``around=best``. With ``start=prompt`` the image's own words stay, so what
+    comes out may be theirs.
 
     Attributes:
         candidates: New prompts per step; what is held is computed beside them.

@@ -26,6 +26,13 @@ class ActivationContrast(Localizer):
     Formula: the largest ``mean |a_u| over memorized - mean |a_u| over controls``, means over prompts, seeds,
     tokens and the first `tau` steps, rows of the prompts only; never a neuron whose activity falls.
 
+    Cost: ``(m + c) s tau g`` rows forward for m memorized prompts, c controls and s starting noises, with g = 2 under
+    guidance and 1 without.
+
+    Pitfalls: Where memorized prompts and controls differ in kind as well, what the kind needs rises too. On the testbed
+    a tenth of the neurons left a rate of .56 on the works they were located with and .65 on the others, at 1.3 % of the
+    base prompts' CLIP alignment. `tau` counts steps: 10 are a fifth of 50 and half of 20.
+
     Attributes:
         share: Share of every layer's neurons that is taken at most, in (0, 1].
         tau: First denoising steps that count, at least 1.

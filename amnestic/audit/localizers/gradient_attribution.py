@@ -33,6 +33,13 @@ class GradientAttribution(Localizer):
     division, the few prompts with large errors, mostly controls, would decide alone. A layer that no gradient
     moves keeps zeros. In float16 small gradients round to zero; float32 or bfloat16 keep them.
 
+    Cost: ``(m + c) n_timesteps n_noises`` rows forward and backward for m memorized prompts and c controls with an
+    original; the record counts three passes for each, since the way back costs about two.
+
+    Pitfalls: A control without an original lends the image that the model drew for it, so originals may be compared
+    with drawings. On the testbed a tenth of the neurons left a rate of .53 on the works they were located with and .65
+    on the others, at 1.9 % of the base prompts' CLIP alignment.
+
     Attributes:
         share: Share of every layer's neurons that is taken at most, in (0, 1].
         n_timesteps: Training timesteps per original, at least 1: midpoints of equal parts of the schedule.

@@ -36,6 +36,16 @@ class Nemo(Localizer):
     For each memorized prompt: neurons with an unusual activation, more and more of them, until the
     noise difference no longer resembles the unblocked one; then those that are not needed are let go.
 
+    Cost: ``m n_seeds`` rows forward for m memorized prompts, ``c n_seeds`` for c controls where the threshold is
+    calibrated, and at most `n_seeds` a test: about ``(theta - min_theta) / theta_step`` tests a prompt to choose
+    neurons, then with ``one-by-one`` at most one for each layer and chosen neuron. Three prompts of the testbed took 94
+    to 116 rows with ``ssim`` and ``witnessed``, 411 to 551 in the literal order.
+
+    Pitfalls: Read the outcomes in the notes. With the published layers it gave up on 28 of 32 works of the testbed;
+    without all that it found, 107 of 384 neurons, a rate of 0 was left on them and of .03 on others, but of 24 works
+    pruned in this way 50 steps of `Dori` brought .875 back. With ``layers=all`` it gave up on none, and base prompts
+    lost 32 % of their CLIP alignment; neurons of 4 works alone left .25 on these and .39 on the others.
+
     Attributes:
         threshold: Similarity above which a noise difference counts as that of a memorized image.
             Published for Stable Diffusion 1.4: 0.428. ``None``: calibrated on the controls of the

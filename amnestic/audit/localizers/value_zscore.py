@@ -19,6 +19,14 @@ class ValueZscore(Localizer):
     Formula: ``|mean_l |v_u(l)| - mu_u| / sigma_u > theta`` with ``mu`` and ``sigma`` over the controls of the
     case, united over memorized prompts. No image is drawn, so nothing says that these neurons hold one.
 
+    Cost: no row through the U-Net; m memorized prompts and c controls pass through the text encoder and the value
+    layers once.
+
+    Pitfalls: A union over many works with a low `theta` may take everything. With ``theta=1`` and 32 works of the
+    testbed it took all 384 neurons of the layers: the rate of 0 on these works and of .06 on others, at 2.8 % of the
+    base prompts' CLIP alignment, is that of the layers and says nothing about the choice. Compare how many are found
+    with how many there are.
+
     Attributes:
         theta: Deviations from which on an activity counts as unusual; greater than 0. NeMo starts at 5 and
             goes down to 1.

@@ -29,6 +29,15 @@ class WandaSubspace(Localizer):
     layer's inputs at step t over memorized prompts and ``B_t`` those over the contrast, every row of
     activations scaled to unit length first.
 
+    Cost: ``(m + 1) s tau g`` rows forward for m memorized prompts and s starting noises, ``2 min(m, c) s tau g``
+    against c controls, with g = 2 under guidance and 1 without; the layers' weights are read once.
+
+    Pitfalls: Masks follow the kind of prompt: on the testbed those of memorized works were as much like those of
+    held-out works as like each other (difference of IoU -.011, p .64). No `r` left a rate of at most .2 for at most 5 %
+    of the base prompts' CLIP alignment: ``r=0.1`` left .25 on the works it was located with and .10 on others at 14 %,
+    and of 24 works pruned with ``r=0.2`` 50 steps of `Dori` brought .417 back. A layer with fewer than ``1 / r`` inputs
+    gives nothing, which the notes tell.
+
     Attributes:
         r: Share of each output row that is taken at most; in (0, 1]. Published: 0.01.
         tau: First denoising steps whose masks are united. Published: 10 of 50.

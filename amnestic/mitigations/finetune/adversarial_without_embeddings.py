@@ -24,6 +24,12 @@ class AdversarialWithoutEmbeddings(Weighted):
     Formula: ``L = forget_weight mean |eps(s_t, t, c) - noise|^2 + retain_weight mean |eps(x_t, t, c') - noise|^2``
     with s a surrogate, c the prompt of the image it stands for, x an ordinary image and c' its caption.
 
+    Cost: ``steps (forget_rows + retain_rows)`` rows forward and backward. Surrogates are drawn before, once.
+
+    Pitfalls: It teaches the prompt, not the image, and a plain audit cannot tell it from a removal: of 24 works of the
+    testbed (100 steps of 24 + 48 rows) none came out under its prompt and base prompts kept their CLIP alignment, but
+    50 steps of `Dori` brought .875 back.
+
     Attributes:
         forget_weight: Of the first term.
         retain_weight: Of the second.

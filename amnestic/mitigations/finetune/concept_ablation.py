@@ -37,6 +37,11 @@ class ConceptAblation(Weighted):
     is learned on the same; here surrogates stand for the drawings, an ordinary prompt for the paraphrase and ordinary
     pairs for the prior.
 
+    Pitfalls: The model learns under the image's own prompt alone: by published account an embedding search brings .97
+    of the images back. ``nearest`` picks one anchor among the ordinary prompts that are given; few of them, or none of
+    a like meaning, make it a strange one. With ``teacher=trainee`` the aim moves along with what is learned; ``frozen``
+    holds it.
+
     Attributes:
         steps: Steps of the optimiser.
         learning_rate: Of AdamW, for a batch of `forget_rows`.

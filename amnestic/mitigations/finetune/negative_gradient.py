@@ -26,6 +26,10 @@ class NegativeGradient(Weighted):
     Cost per step: `forget_rows` + `retain_rows` rows forward and backward; with `bound`, `forget_rows` rows forward
     through the model before as well. Published: no bound, no ordinary pairs (``retain_rows=0``), 35 steps of 16 rows.
 
+    Pitfalls: Without `bound`, the default, only `steps` and `learning_rate` limit the harm, and a falling loss says
+    nothing about what is left of the model: look at the base prompts, or set a bound. Errors rise under the images' own
+    prompts alone; other conditionings are not trained.
+
     Attributes:
         steps: Steps of the optimiser.
         forget_rows: Rows per step about images to forget.

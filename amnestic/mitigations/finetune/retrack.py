@@ -30,6 +30,11 @@ class ReTrack(Weighted):
     neighbours, lam 0.5, 30 steps of 16 rows, AdamW at 1e-5, one prompt at a time; both neighbours and kept images are
     drawings of the same prompt that are no copies. Here neighbours are the surrogates, kept images ordinary pairs.
 
+    Pitfalls: Rows with little noise have targets of length ``|x_t - sqrt(a_t) n_k| / sqrt(1 - a_t)``, which grow
+    without bound as the noise goes, and there the original lies open anyway; no setting leaves them out
+    (`GuardedRetrack` has one). Fewer surrogates than `neighbours` are all used, unlike as they may be. Rows stand under
+    the image's own prompt alone; other conditionings are not trained.
+
     Attributes:
         steps: Steps of the optimiser.
         forget_rows: Rows per step about images to forget.

@@ -24,6 +24,14 @@ class ConcealUnits(Mitigation):
     a pruned one, and the better the places can be told from others by their size; at 1 they cannot be told at all,
     but noise of full size remains. `amnestic.measures.traces.telling` measures how well they are hidden.
 
+    Cost: no row through the U-Net. All weights of every touched parameter are read and sorted by size, those of the
+    units are written.
+
+    Pitfalls: It hides places and removes no more than zeros do. With `WandaSubspace` at ``r=0.1`` on the testbed and
+    the default `quantile` it left rates of .19 and .10 at 14 % of the base prompts' CLIP alignment (zeros: .25 and .10
+    at 14 %); no zero was left, but the AUC of smallness was still .85. Where all weights of a parameter are chosen
+    there is nothing to draw from, and zeros are written.
+
     Attributes:
         quantile: Replacements are at most as large as this share of the layer's other weights, in (0, 1].
         seed: Decides the draw.

@@ -16,6 +16,14 @@ from amnestic.core.units import Units
 class ScaleUnits(Mitigation):
     """Every weight through which a chosen unit speaks is multiplied by a factor.
 
+    Cost: no row through the U-Net. Of each unit its weights are read and written: one weight for a feed-forward weight,
+    a column of the layer that it enters for a feed-forward neuron, a row of its projection, with its bias, for a value
+    or key neuron.
+
+    Pitfalls: Quieter is not silent: with NeMo's neurons published SSCD to the original is .83 before, .79 at a factor
+    of .75, .62 at .5 (the default here), .20 at .25 and .09 at 0; negative factors gain nothing. Whoever knows the
+    places and the factor gets the weights back by a division, up to rounding.
+
     Attributes:
         factor: Between 0 (silent) and 1 (unchanged) attenuates; negative values invert, as an ablation.
 

@@ -17,6 +17,14 @@ class ZeroUnits(Mitigation):
 
     Zeros can be seen in the weights, and with them what was removed: see ``conceal-units``.
 
+    Cost: no row through the U-Net. Of each unit its weights are read and written: one weight for a feed-forward weight,
+    a column of the layer that it enters for a feed-forward neuron, a row of its projection, with its bias, for a value
+    or key neuron.
+
+    Pitfalls: All places can be pointed at afterwards: on the testbed 100 % of them held 0, and their AUC of smallness
+    was 1. Silence under the prompt is no removal: of 24 works pruned with the units of `Nemo` none came out, and 21
+    came back after 50 steps of `Dori`.
+
     Source:
         Magnitude pruning as used by Chavhan et al., arXiv 2406.18566, 2024, for weights, and by Hintersdorf et
         al., "Finding NeMo", NeurIPS 2024, for neurons.
