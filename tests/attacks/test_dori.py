@@ -13,6 +13,7 @@ from amnestic.core.errors import InputError
 from amnestic.core.records import Prompt
 from amnestic.core.seeds import generator
 from amnestic.model.target import PipelineTarget
+from amnestic.testbed.bundled import bundled
 
 LATENT = (24, 16, 16)
 ROUNDING = 1e-3
@@ -211,3 +212,17 @@ class TestMemory:
     def test_when_not_even_one_row_fits_it_says_so(self, target):
         with short_of_memory(target, 0), pytest.raises(InputError, match="memory runs out even for one"):
             dori()(target, CASE)
+
+
+class TestHalfPrecision:
+    @pytest.mark.parametrize(("dtype", "same"), [("float16", 0.99), ("bfloat16", 0.95)])
+    def test_it_steps_where_the_search_in_full_precision_does(self, dtype, same):
+        """Adam's first step is the sign of each entry of the gradient: none may be lost to a small exponent."""
+        model = bundled().folder / "pipeline"
+        ends = []
+        for one in ("float32", dtype):
+            found = dori(steps=2)(PipelineTarget.load(model, dtype=one), CASE)
+            assert found.loss[0, 1:].isfinite().all()
+            assert found.cond.dtype == torch.float32
+            ends.append((found.cond[0, 1] - found.cond[0, 0]).sign().float().cpu())
+        assert (ends[0] == ends[1]).float().mean() > same
