@@ -207,7 +207,7 @@ def method_page(family: str, name: str) -> str:
         *_labelled("Published", "Published settings", about, parents),
         *(_labelled("Cost", "Cost", about, parents) or ["## Cost", shared.cost]),
         "## Pitfalls",
-        *map(markdown, about.labelled["Pitfalls"]),
+        *(markdown(p.removeprefix("Pitfalls: ")) for p in about.labelled["Pitfalls"]),
         shared.pitfalls,
         "## Source",
         markdown(_source(about, parents)),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from amnestic.attacks.dori import Dori
+from amnestic.attacks.random_embeddings import RandomEmbeddings
 from amnestic.core.attacks import Attack, AttackCase, Search
 from amnestic.core.registry import register
 from amnestic.core.target import Target
@@ -63,6 +64,10 @@ class AutoDori(Attack):
     def tries(self) -> int:
         """One per member."""
         return len(self.ENSEMBLES[self.version])
+
+    def by_chance(self) -> RandomEmbeddings:
+        """Random embeddings around the prompt, as many times."""
+        return RandomEmbeddings(steps=self.steps, restarts=self.tries)
 
     def search(self, target: Target, case: AttackCase, attempt: int) -> Search:
         """The member's own search, in draws of its own."""

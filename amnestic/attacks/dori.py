@@ -17,6 +17,7 @@ from amnestic.attacks.losses import (
     lossless_scale,
     one_step_loss,
 )
+from amnestic.attacks.random_embeddings import RandomEmbeddings
 from amnestic.attacks.starts import STARTS, free_tokens, natural_distance, starting_points, within
 from amnestic.core.attacks import Attack, AttackCase, Search, Tried
 from amnestic.core.denoising import WEIGHTINGS
@@ -94,6 +95,11 @@ class Dori(Attack):
     def tries(self) -> int:
         """One search per restart."""
         return self.restarts
+
+    def by_chance(self) -> RandomEmbeddings:
+        """Random embeddings around the same start, over the same timesteps."""
+        shared = ("steps", "draws", "start", "restarts", "weighting", "t_low", "t_high", "free_tokens")
+        return RandomEmbeddings(**{name: getattr(self, name) for name in shared})
 
     def search(self, target: Target, case: AttackCase, attempt: int) -> Search:
         """Adam on all goals at once; a goal that is left alone neither moves nor costs a row."""

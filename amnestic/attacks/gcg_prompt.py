@@ -9,6 +9,7 @@ from torch import Tensor
 from amnestic.attacks.evaluation import compared, encoded, token_slopes
 from amnestic.attacks.losses import Rows
 from amnestic.attacks.prompt_search import PromptSearch, Slots, now_holding, survives
+from amnestic.attacks.random_tokens import RandomTokens
 from amnestic.core.attacks import AttackCase, Search
 from amnestic.core.registry import register
 from amnestic.core.target import Target, Vocabulary
@@ -30,10 +31,8 @@ class GcgPrompt(PromptSearch):
     400 and 12,800 a work with the defaults. Candidates that read otherwise when they are typed are dropped, as
     published, and cost nothing; nor do those that were drawn twice. Judging is apart.
 
-    Pitfalls: The random search that the command runs beside it has ``2 draws`` rows a step, a fraction of what is spent
-    here: compare with `RandomTokens` at ``candidates=33``, which takes as many passes as the defaults. With
-    ``start=prompt`` the image's own words stay, so what comes out may be theirs. The best of many on few draws is
-    chosen by luck as well; more `draws` help.
+    Pitfalls: With ``start=prompt`` the image's own words stay, so what comes out may be theirs. The best of many on few
+    draws is chosen by luck as well; more `draws` help.
 
     Attributes:
         candidates: Prompts tried per step.
@@ -52,6 +51,10 @@ class GcgPrompt(PromptSearch):
         super().__post_init__()
         if min(self.candidates, self.top_k) < 1:
             raise ValueError("candidates and top_k must be at least 1")
+
+    def by_chance(self) -> RandomTokens:
+        """One random word at a time, with the passes of the gradient in one more candidate."""
+        return RandomTokens(**self.shared(), candidates=self.candidates + 1, around="best")
 
     def search(self, target: Target, case: AttackCase, attempt: int) -> Search:
         """Goal by goal, since candidates fill the batches; a goal that is left alone costs no row."""

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from amnestic.attacks.evaluation import token_slopes
 from amnestic.attacks.prompt_search import PromptSearch, Slots, now_holding
+from amnestic.attacks.random_tokens import RandomTokens
 from amnestic.core.attacks import AttackCase, Search
 from amnestic.core.registry import register
 from amnestic.core.target import Target, Vocabulary
@@ -33,7 +34,7 @@ class HardPrompt(PromptSearch):
 
     Pitfalls: With ``start=prompt`` the image's own words stay, so what comes out may be theirs; ``start=empty`` tests
     the words that were found. A prompt changes only when another word becomes nearest, and the last one is held, not
-    the best. The random search that the command runs beside it varies embeddings; one of words is `RandomTokens`.
+    the best.
 
     Attributes:
         learning_rate: Of AdamW.
@@ -52,6 +53,10 @@ class HardPrompt(PromptSearch):
         super().__post_init__()
         if self.learning_rate <= 0 or self.weight_decay < 0:
             raise ValueError("learning_rate must be positive and weight_decay at least 0")
+
+    def by_chance(self) -> RandomTokens:
+        """Random words in the same places."""
+        return RandomTokens(**self.shared(), candidates=1)
 
     def search(self, target: Target, case: AttackCase, attempt: int) -> Search:
         """AdamW on all goals at once; a goal that is left alone neither moves nor costs a row."""

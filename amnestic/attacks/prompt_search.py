@@ -1,8 +1,8 @@
 """What searches over real prompts share: which tokens of a prompt they vary, and that what they hold can be typed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -87,6 +87,10 @@ class PromptSearch(Attack):
     def tries(self) -> int:
         """One search per restart."""
         return self.restarts
+
+    def shared(self) -> dict[str, Any]:
+        """Settings that every search over prompts has, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(PromptSearch)}
 
     def rng(self, what: str, goal: str, step: str) -> torch.Generator:
         """The generator of one named draw."""

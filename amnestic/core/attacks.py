@@ -134,6 +134,10 @@ class Attack(Method):
         """How many searches are made per goal; the worst counts, for works and controls alike."""
         return 1
 
+    def by_chance(self) -> "Attack | None":
+        """The control of as many tries that spends at least as many passes, without a gradient; `None` without one."""
+        return None
+
     @abstractmethod
     def search(self, target: "Target", case: AttackCase, attempt: int) -> Search:
         """The search itself, for all goals at once.

@@ -6,7 +6,6 @@ from functools import reduce
 from operator import add
 from typing import Any
 
-from amnestic.attacks.random_embeddings import RandomEmbeddings
 from amnestic.audit.generate import plan as batches_of
 from amnestic.core.attacks import Attack
 from amnestic.core.finetuning import FineTuning
@@ -163,10 +162,8 @@ def _attack(plan: Plan, step: Step, notes: Notes) -> Rows:
         return UNKNOWN
     works, heldout = known.attacked(request.selection, request.n_controls)
     arms = [(method, works), (method, heldout)]
-    if request.random and method.uses_gradient:
-        has = method.spec().parameters
-        alike = {name: has[name] for name in ("draws", "start") if name in has}
-        arms.append((RandomEmbeddings(steps=method.steps, restarts=method.tries, **alike), works))
+    if request.random and (chance := method.by_chance()) is not None:
+        arms.append((chance, works))
     arms += [(method, works), (method, heldout)] * len(request.radii)
     arms += [(method, works) for other in (request.twin, request.original) if other is not None]
     seeds = known.n_seeds if request.n_seeds is None else request.n_seeds

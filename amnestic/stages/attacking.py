@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from amnestic.attacks.dori import Dori
-from amnestic.attacks.random_embeddings import RandomEmbeddings
 from amnestic.audit.attack_arms import arm_of
 from amnestic.audit.attack_goals import KnownImages, known_images
 from amnestic.audit.attack_verdict import attack_verdict
@@ -152,8 +151,8 @@ def _arms(
     yield "works", target, method, known.works
     if known.heldout:
         yield "heldout", target, method, known.heldout
-    if request.random and method.uses_gradient:
-        yield ("random", target, _at_random(method), known.works)
+    if request.random and (chance := method.by_chance()) is not None:
+        yield "random", target, chance, known.works
     for radius in request.radii:
         bounded = _bounded(method, radius)
         for name, prompts in (("works", known.works), ("heldout", known.heldout)):
@@ -162,14 +161,6 @@ def _arms(
     for name, place in (("twin", request.twin), ("original", request.original)):
         if place is not None:
             yield name, second_model(place, target, allow_pickle=request.allow_pickle), method, known.works
-
-
-def _at_random(method: Attack) -> RandomEmbeddings:
-    """Random search with as many tries and steps, from the same start where the method names one."""
-    shared = ("draws", "start", "weighting", "t_low", "t_high", "free_tokens")
-    known = {f.name for f in fields(RandomEmbeddings)} & {f.name for f in fields(method)} & set(shared)
-    found = RandomEmbeddings(steps=method.steps, restarts=method.tries, **{k: getattr(method, k) for k in known})
-    return found
 
 
 def _bounded(method: Attack, radius: float) -> Attack:
@@ -227,7 +218,7 @@ def _judged(
 
 def _absent(request: AttackRequest, method: Attack) -> dict[str, str]:
     """Why random search is not there; other controls are absent where they were not given."""
-    if not method.uses_gradient:
+    if method.by_chance() is None:
         return {"random": "the attack itself is a search without gradients"}
     return {} if request.random else {"random": "it was switched off"}
 

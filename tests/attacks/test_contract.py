@@ -284,3 +284,28 @@ def test_a_step_costs_as_many_passes_as_one_of_dori(target, name):
         for found in (build("attack", n, {"steps": 1})(target, case) for n in ("dori", name))
     ]
     assert passes == [16, 16]
+
+
+class TestByChance:
+    """The control that a search by gradient is measured against."""
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_it_is_there_for_searches_by_gradient_alone(self, name):
+        chance = attack(name).by_chance()
+        assert (chance is not None) == uses_gradient(name)
+        if chance is not None:
+            assert not chance.uses_gradient
+            assert chance.by_chance() is None
+            assert (chance.searches, chance.tries, chance.steps) == (attack(name).searches, attack(name).tries, STEPS)
+
+    @pytest.mark.parametrize("name", [n for n in NAMES if uses_gradient(n)])
+    def test_it_spends_as_many_passes(self, target, name):
+        method = attack(name)
+        cost, chance = (one(target, CASE).cost for one in (method, method.by_chance()))
+        spent = cost["forward"][:, -1] + cost["backward"][:, -1]
+        assert (chance["forward"][:, -1] >= spent).all()
+        assert not chance["backward"].any()
+
+    @pytest.mark.parametrize("name", ["hard-prompt", "gcg-prompt"])
+    def test_it_begins_where_the_search_does(self, name):
+        assert attack(name, start="empty").by_chance().start == "empty"
