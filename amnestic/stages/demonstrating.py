@@ -27,8 +27,6 @@ NEMO = {"similarity": "ssim", "refine": "witnessed"}
 UNLEARNING = "guarded-retrack"
 SETTINGS: dict[str, Any] = {
     "steps": 80, "forget_rows": 16, "retain_rows": 8, "learning_rate": 2e-3, "decay": "linear", "weight_decay": 0.0,
-    "retain_weight": 8.0, "refreshes": 4, "inner_steps": 4, "share_prompt": 0.2, "share_adversarial": 0.7,
-    "share_near": 0.1, "share_noise": 0.0, "share_other": 0.0, "share_empty": 0.0,
 }  # fmt: skip
 """What unlearning few works takes on the testbed; how it was found: ``docs/adr/``."""
 KEEP = (0, 10, 25, 50)
