@@ -113,7 +113,7 @@ KINDS: Mapping[str, Kind] = {
     for kind in (
         Kind(name="choose", module=f"{HERE}.choosing", request="ChooseRequest", call="choose", gives="prompts",
              takes={"prompts": "prompts"}, suffix=".csv"),
-        Kind(name="audit", module=f"{HERE}.audit", request="AuditRequest", call="audit", gives="audit",
+        Kind(name="audit", module=f"{HERE}.auditing", request="AuditRequest", call="audit", gives="audit",
              takes={"model": "model", "prompts": "prompts", "before": "audit", "twin": "audit"}, models=("model",),
              left_out=("bundled", "shortcut"), check=_audit),
         Kind(name="locate", module=f"{HERE}.locating", request="LocateRequest", call="locate", gives="units",
@@ -128,7 +128,7 @@ KINDS: Mapping[str, Kind] = {
         Kind(name="finetune", module=f"{HERE}.finetuning", request="FinetuneRequest", call="finetune", gives="model",
              takes={"run": "audit", "surrogates_from": "model", "model": "model"},
              models=("surrogates_from", "model"), check=_finetune),
-        Kind(name="locality", module=f"{HERE}.locality", request="LocalityRequest", call="locality",
+        Kind(name="locality", module=f"{HERE}.studying_locality", request="LocalityRequest", call="locality",
              takes={"run": "audit", "model": "model"}, models=("model",), check=_locality),
         Kind(name="extract", module=REQUESTS, request="ExtractRequest", call="extract",
              takes={"run": "audit"}),

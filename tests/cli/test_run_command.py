@@ -12,8 +12,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from amnestic.audit.localizers.nemo import Nemo
 from amnestic.cli import main
 from amnestic.core.errors import InputError, StoreError
+from amnestic.core.registry import build
 from amnestic.core.store import Run
 from amnestic.model.target import PipelineTarget
 from amnestic.recipes.cost import costs_of
@@ -402,3 +404,52 @@ def test_it_works_from_a_shell():
                           check=False)  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.startswith("amnestic: replication-audit needs a value for model, prompts, references")
+
+
+class TestShipped:
+    """The recipes that come with the package, from the first step to the last, on a model that takes a second."""
+
+    @pytest.fixture
+    def given(self, listed, tiny_pipeline, tiny_sscd, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        return {
+            "model": str(tiny_pipeline), "prompts": "prompts.csv", "references": "references", "n_seeds": 1,
+            "num_inference_steps": 2, "guidance_scale": 1.0, "threshold": -1.0, "descriptor": "sscd-mini",
+            "sscd_weights": str(tiny_sscd), "device": "cpu",
+        }  # fmt: skip
+
+    def test_replication_audit(self, given):
+        (first, *_) = run_recipe(plan_of(open_recipe("replication-audit"), given))
+        assert "leak rate 100" in first.result.said
+
+    @pytest.mark.slow
+    def test_unlearning_story(self, given, tmp_path):
+        quick = {"steps": 1, "draws": 2}
+        given |= {
+            "localizer": "wanda-subspace", "localizer_options": {"r": 0.1, "tau": 1}, "attack_options": quick,
+            "attacked": {"limit": 2}, "surrogates": {"n": 1, "below": 1.0},
+            "unlearning_options": {"steps": 1, "forget_rows": 2, "retain_rows": 1, "refreshes": 1, "inner_steps": 1},
+        }  # fmt: skip
+        outcomes = {o.step.name: o for o in run_recipe(plan_of(open_recipe("unlearning-story"), given))}
+        assert not [name for name, o in outcomes.items() if o.skipped]
+        runs = tmp_path / "runs" / "unlearning-story"
+        digests = {n: Run.open(runs / n).manifest()["settings"]["model"]["digest"]
+                   for n in ("original", "pruned", "unlearned")}  # fmt: skip
+        assert len(set(digests.values())) == 3
+        for name in ("pruned", "unlearned"):
+            assert Run.open(runs / name).records("attack")
+            assert json.loads((runs / name / "summary.json").read_text())["before_after"]
+
+    @pytest.mark.slow
+    def test_dori_table(self, given, tmp_path, monkeypatch):
+        outliers = build("localizer", "value-zscore", {"theta": 0.5})
+        monkeypatch.setattr(Nemo, "locate", lambda _, *asked: outliers.locate(*asked))  # nothing is memorized here
+        given |= {
+            "wanda_options": {"r": 0.1, "tau": 1}, "works": {"limit": 1}, "steps": 1, "twin": given["model"],
+            "nemo_options": {"similarity": "ssim"},
+        }  # fmt: skip
+        outcomes = {o.step.name: o for o in run_recipe(plan_of(open_recipe("dori-table"), given))}
+        runs = tmp_path / "runs" / "dori-table"
+        assert len(Run.open(runs / "wanda").records("attack")) == 3
+        assert len(Run.open(runs / "nemo").records("attack")) == 3
+        assert {"report-on-original", "report-on-nemo", "report-on-wanda"} <= outcomes.keys()
