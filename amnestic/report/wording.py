@@ -8,9 +8,9 @@ from typing import Any
 from amnestic.core.amounts import NOT_MEASURED, number, percent
 
 __all__ = [
+    "Facts",
     "NOT_A_FINDING",
     "NOT_MEASURED",
-    "Facts",
     "decision",
     "interval",
     "is_zero",
