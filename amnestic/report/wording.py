@@ -5,26 +5,9 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
-from amnestic.core.amounts import NOT_MEASURED, number, percent
-
-__all__ = [
-    "Facts",
-    "NOT_A_FINDING",
-    "NOT_MEASURED",
-    "decision",
-    "interval",
-    "is_zero",
-    "main_control",
-    "named",
-    "number",
-    "p_value",
-    "percent",
-    "rate_of",
-    "scaled",
-    "signed_percent",
-    "upper_bound",
-    "verdict",
-]
+from amnestic.core.amounts import NOT_MEASURED as NOT_MEASURED
+from amnestic.core.amounts import number as number
+from amnestic.core.amounts import percent as percent
 
 NOT_A_FINDING = (
     "This is a measurement of visual similarity under one protocol. It is not a finding of infringement, and other "
