@@ -29,21 +29,21 @@ def percent(share: float | None) -> str:
         share: In [0, 1], or `None`.
 
     Returns:
-        Text with a no-break space before the sign; `None`, NaN and infinity are "not measured".
+        Text; `None`, NaN and infinity are "not measured".
 
     Example:
-        >>> [percent(s).replace(chr(160), " ") for s in (0.45, 0.0, 0.0034, 0.00001, 0.9999, None)]
+        >>> [percent(s) for s in (0.45, 0.0, 0.0034, 0.00001, 0.9999, None)]
         ['45 %', '0 %', '0.34 %', '< 0.01 %', '> 99.9 %', 'not measured']
     """
     if share is None or not math.isfinite(share):
         return NOT_MEASURED
     value = 100 * share
     if 0 < value < 0.01:
-        text = "<\u00a00.01"
+        text = "< 0.01"
     elif 99.95 <= value < 100:
-        text = ">\u00a099.9"
+        text = "> 99.9"
     elif 0 < value < 0.95:
         text = f"{value:.2g}"
     else:
         text = f"{value:.1f}".removesuffix(".0")
-    return f"{text}\u00a0%"
+    return f"{text} %"

@@ -7,7 +7,7 @@ from typing import Any
 
 from amnestic.core.amounts import NOT_MEASURED as NOT_MEASURED
 from amnestic.core.amounts import number as number
-from amnestic.core.amounts import percent as percent
+from amnestic.core.amounts import percent as plain_percent
 
 NOT_A_FINDING = (
     "This is a measurement of visual similarity under one protocol. It is not a finding of infringement, and other "
@@ -15,6 +15,17 @@ NOT_A_FINDING = (
 )
 
 Facts = Mapping[str, Any]
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage that no line break takes apart; see `amnestic.core.amounts.percent`.
+
+    Example:
+        >>> percent(0.45).replace(chr(160), "_"), percent(0.99999).replace(chr(160), "_"), percent(None)
+        ('45_%', '>_99.9_%', 'not measured')
+    """
+    text = plain_percent(share)
+    return text if text == NOT_MEASURED else text.replace(" ", "\u00a0")
 
 
 def scaled(value: float | None, *, signed: bool = False) -> str:

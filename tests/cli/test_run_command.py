@@ -85,7 +85,7 @@ def test_a_recipe_that_was_killed_goes_on_where_it_stopped(recipe, tmp_path, mon
     outcomes = run_recipe(plan, tell=told.append)
     assert calls == {"prune": 1}
     assert [o.skipped for o in outcomes] == ["finished before", "finished before", ""]
-    rate = "leak rate 100\u00a0% of 4 works, 95 % interval 51\u00a0% to 100\u00a0%"
+    rate = "leak rate 100 % of 4 works, 95 % interval 51 % to 100 %"
     assert told[0] == f"step 1 of 3, first: finished before ({rate})"
     assert (tmp_path / "results" / "cut" / "model_index.json").is_file()
     calls.clear()
@@ -364,7 +364,7 @@ def test_the_command_prints_runs_and_lists(recipe, tmp_path, amnestic, monkeypat
     assert not (tmp_path / "results").exists()
     code, out, _ = amnestic("run", "recipe.yaml")
     assert code == 3  # the gate failed
-    assert "step 1 of 2, first: leak rate 100\u00a0% of 4 works" in out
+    assert "step 1 of 2, first: leak rate 100 % of 4 works" in out
     code, out, _ = amnestic("run", "recipe.yaml")
     assert "step 1 of 2, first: finished before" in out
     code, out, _ = amnestic("run", "--of", "results/first")
